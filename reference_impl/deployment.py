@@ -1,0 +1,118 @@
+"""DeploymentSpec: what exists. One description configures the live stack and the virtual world alike.
+
+Seconds, counts and fractions; every field has a bound, and an unknown field is an error that names it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = [
+    "AutoscalerSpec",
+    "BalancerSpec",
+    "CacheSpec",
+    "DeploymentSpec",
+    "GatewaySpec",
+    "InstanceSpec",
+    "RetrySpec",
+]
+
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Spec(BaseModel):
+    """Base of every part: immutable, unknown fields refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GatewaySpec(Spec):
+    """The front door: at most `max_in_flight` requests are held, the next is rejected (529)."""
+
+    max_in_flight: Count = 10_000
+    request_timeout_s: PositiveSeconds = 600.0
+
+
+class RetrySpec(Spec):
+    """Attempts of the processor. Waits are `backoff_s * 2^n`, at most `backoff_max_s`, with full jitter; `retry-after` wins.
+
+    `budget_fraction`: retries allowed as a fraction of requests (Finagle's default is 0.2), with `budget_reserve_per_s`
+    beside it. A retry beyond the budget is not made.
+    """
+
+    max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
+    backoff_s: PositiveSeconds = 0.5
+    backoff_max_s: PositiveSeconds = 8.0
+    attempt_timeout_s: PositiveSeconds = 120.0
+    budget_fraction: Fraction = 0.2
+    budget_reserve_per_s: Annotated[float, Field(ge=0)] = 1.0
+
+
+class InstanceSpec(Spec):
+    """One worker: `concurrency` calls at once, at most `queue_limit` waiting for a slot, the next is rejected.
+
+    `boot_s`: time from the order to readiness (exponential with that mean where `boot_distribution` says so).
+    """
+
+    initial: Count = 2
+    concurrency: Count = 16
+    queue_limit: Annotated[int, Field(ge=0, le=1_000_000)] = 256
+    boot_s: Seconds = 2.0
+    boot_distribution: Literal["constant", "exponential"] = "constant"
+    drain_s: Seconds = 30.0
+    heartbeat_s: PositiveSeconds = 1.0
+
+
+class BalancerSpec(Spec):
+    policy: Literal["least_loaded", "round_robin", "weighted", "power_of_two"] = "least_loaded"
+
+
+class AutoscalerSpec(Spec):
+    """The control loop reads metrics every `interval_s` and asks the policy for a change.
+
+    `cpu`: the lesson's thresholds on CPU and errors. `concurrency`: `ceil(in flight / target per instance)` with a
+    tolerance, scale-down after `down_stabilization_s` (the highest recommendation of that window, as Kubernetes does).
+    """
+
+    enabled: bool = True
+    policy: Literal["cpu", "concurrency"] = "concurrency"
+    min_instances: Count = 1
+    max_instances: Count = 10
+    interval_s: PositiveSeconds = 5.0
+    cpu_threshold: Fraction = 0.8
+    target_in_flight: Annotated[float, Field(gt=0)] = 10.0
+    tolerance: Fraction = 0.1
+    down_stabilization_s: Seconds = 60.0
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> AutoscalerSpec:
+        if self.min_instances > self.max_instances:
+            raise ValueError(
+                f"min_instances ({self.min_instances}) is greater than max_instances ({self.max_instances})"
+            )
+        return self
+
+
+class CacheSpec(Spec):
+    """The exact cache in the gateway's memory; `ttl_s: 0` stores nothing."""
+
+    enabled: bool = True
+    ttl_s: Seconds = 3600.0
+    max_bytes: Annotated[int, Field(ge=1024)] = 256 * 1024 * 1024
+
+
+class DeploymentSpec(Spec):
+    """The whole system under study. `cores`: CPU cores that its processes share."""
+
+    gateway: GatewaySpec = GatewaySpec()
+    retry: RetrySpec = RetrySpec()
+    instances: InstanceSpec = InstanceSpec()
+    balancer: BalancerSpec = BalancerSpec()
+    autoscaler: AutoscalerSpec = AutoscalerSpec()
+    cache: CacheSpec = CacheSpec()
+    cores: Count = 2

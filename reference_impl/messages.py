@@ -1,0 +1,148 @@
+"""What travels through the system: one call, its answer, and the tag that ties both to a compiled workload.
+
+The path from the gateway to the endpoint is a chain of `complete(call, emit) -> Completion` (`llm/port.py`). A call carries
+what decisions need (model, sizes, content key) beside the body, which only the edges read: live calls hold the bytes that
+the client sent; virtual calls hold none, and a content key that was computed once per prompt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from reference_impl.errors import InvalidRequest
+from reference_impl.telemetry import RequestTrace
+
+__all__ = [
+    "TAG_HEADER",
+    "Call",
+    "Chunk",
+    "Completion",
+    "Emit",
+    "RequestTag",
+    "Usage",
+    "content_key",
+]
+
+TAG_HEADER = "x-twinload-request"
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens of one answer, as the Messages API counts them (`input_tokens` excludes both cache counts)."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_creation_input_tokens: int = 0
+    cache_read_input_tokens: int = 0
+
+
+class RequestTag(msgspec.Struct, frozen=True):
+    """What a compiled workload fixed for a request; travels in the header `x-twinload-request`.
+
+    Every random attribute is drawn by (seed, purpose, request id, attempt), so the tag gives the live mock the same luck
+    as the virtual endpoint. It is passed on to mocks only, never to a real provider.
+    """
+
+    request_id: int
+    attempt: int = 0
+    prompt_id: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    def encode(self) -> str:
+        return (
+            f"id={self.request_id};attempt={self.attempt};prompt={self.prompt_id};"
+            f"input={self.input_tokens};output={self.output_tokens}"
+        )
+
+    @classmethod
+    def decode(cls, text: str) -> RequestTag:
+        """Parse a header's value; raises InvalidRequest that names the offending part."""
+        names = {
+            "id": "request_id",
+            "attempt": "attempt",
+            "prompt": "prompt_id",
+            "input": "input_tokens",
+            "output": "output_tokens",
+        }
+        fields: dict[str, int] = {}
+        for part in text.split(";"):
+            name, _, value = part.strip().partition("=")
+            if name not in names or not value.isdecimal() or len(value) > 18:
+                raise InvalidRequest(
+                    f"{TAG_HEADER}: bad part {part[:40]!r}: expected {'|'.join(names)}=<digits>"
+                )
+            fields[names[name]] = int(value)
+        if "request_id" not in fields:
+            raise InvalidRequest(f"{TAG_HEADER}: 'id=<digits>' is missing")
+        return cls(**fields)
+
+
+class Chunk(msgspec.Struct, frozen=True):
+    """A piece of a streamed answer: `data` holds whole server-sent events (empty in virtual time).
+
+    `content` tells whether it carries generated tokens: the first such chunk is the first token.
+    """
+
+    data: bytes = b""
+    content: bool = True
+
+
+Emit = Callable[[Chunk], Awaitable[None]]
+
+
+class Completion(msgspec.Struct, frozen=True):
+    """A finished answer.
+
+    `body` is the message as JSON (what a non-streamed client receives), empty in virtual time; `size_bytes` is its
+    size in both worlds.
+    """
+
+    usage: Usage
+    stop_reason: str = "end_turn"
+    body: bytes = b""
+    size_bytes: int = 0
+
+
+class Call(msgspec.Struct, kw_only=True):
+    """One request on its way through one process.
+
+    `attempt` counts tries of this request, over retries and hedges. `input_tokens` is an estimate before the endpoint
+    has counted. `key` is the content key where it is known already (see `content_key`).
+    """
+
+    request_id: int
+    model: str
+    max_tokens: int
+    stream: bool
+    trace: RequestTrace
+    tenant: str = ""
+    attempt: int = 0
+    priority: int = 0
+    input_tokens: int = 0
+    size_bytes: int = 0
+    body: bytes = b""
+    tag: RequestTag | None = None
+    key: str = ""
+
+
+# Fields of a Messages request that do not change the answer.
+_IRRELEVANT_FIELDS = frozenset({"stream", "metadata", "service_tier"})
+
+
+def content_key(call: Call) -> str:
+    """Hex digest (128 bits of blake2b) of the canonical request: equal for requests with equal answers.
+
+    Canonical: the JSON body with keys sorted, without the fields that do not change the answer. Scoped by tenant.
+    """
+    if not call.key:
+        document = msgspec.json.decode(call.body)
+        relevant = {k: v for k, v in document.items() if k not in _IRRELEVANT_FIELDS}
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(call.tenant.encode())
+        digest.update(b"\x00")
+        digest.update(msgspec.json.encode(relevant, order="deterministic"))
+        call.key = digest.hexdigest()
+    return call.key
