@@ -139,6 +139,97 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     database_s: float = 0.0
     other_s: float = 0.0
 
+    @classmethod
+    def assemble(
+        cls,
+        trace: RequestTrace,
+        *,
+        request_id: int,
+        intended_s: float,
+        sent_s: float,
+        done_s: float,
+        outcome: Outcome,
+        first_token_s: float = math.nan,
+        status: int = 0,
+        session_id: int = -1,
+        turn: int = 0,
+        tenant: str = "",
+        kind: str = "messages",
+        model: str = "",
+        input_tokens: int = 0,
+        cached_tokens: int = 0,
+        output_tokens: int = 0,
+    ) -> RequestRecord:
+        """The row of a request: what its client saw, and the stages that its hops measured.
+
+        `other_s` is the remainder. A client that leaves early may see less time than its hops spent before they
+        noticed; the excess is then taken off the last stages, so that the stages still add up.
+        """
+        lag_s = sent_s - intended_s
+        stages: tuple[float, ...] = (
+            lag_s,
+            trace.admission_s,
+            trace.cache_s,
+            trace.balance_s,
+            trace.queue_wait_s,
+            trace.instance_wait_s,
+            trace.retry_wait_s,
+            trace.failed_attempts_s,
+            trace.llm_first_token_s,
+            trace.llm_stream_s,
+            trace.database_s,
+        )
+        other_s = (done_s - intended_s) - math.fsum(stages)
+        if other_s < 0.0:
+            stages = _shortened(stages, -other_s)
+            other_s = 0.0
+        return cls(
+            request_id=request_id,
+            session_id=session_id,
+            turn=turn,
+            tenant=tenant,
+            kind=kind,
+            model=model,
+            intended_s=intended_s,
+            sent_s=sent_s,
+            first_token_s=first_token_s,
+            done_s=done_s,
+            outcome=outcome,
+            status=status,
+            attempts=trace.attempts,
+            instance=trace.instance,
+            cache=trace.cache,
+            input_tokens=input_tokens,
+            cached_tokens=cached_tokens,
+            output_tokens=output_tokens,
+            cost_usd=trace.cost_usd,
+            endpoint_s=trace.endpoint_s,
+            lag_s=stages[0],
+            admission_s=stages[1],
+            cache_s=stages[2],
+            balance_s=stages[3],
+            queue_wait_s=stages[4],
+            instance_wait_s=stages[5],
+            retry_wait_s=stages[6],
+            failed_attempts_s=stages[7],
+            llm_first_token_s=stages[8],
+            llm_stream_s=stages[9],
+            database_s=stages[10],
+            other_s=other_s,
+        )
+
+
+def _shortened(stages: tuple[float, ...], excess_s: float) -> tuple[float, ...]:
+    """`stages` with `excess_s` taken off, from the last one backwards, none below zero."""
+    kept = list(stages)
+    for i in range(len(kept) - 1, -1, -1):
+        taken = min(kept[i], excess_s)
+        kept[i] -= taken
+        excess_s -= taken
+        if excess_s <= 0.0:
+            break
+    return tuple(kept)
+
 
 class StationSample(msgspec.Struct, frozen=True, kw_only=True):
     """One station over the interval that ends at `t_s`.
