@@ -1,0 +1,586 @@
+"""An asyncio event loop whose clock and timers are a SimPy environment.
+
+Order within one instant, which is asyncio's order wherever asyncio defines one. The loop takes
+turns. In a turn,
+
+1. what is due is taken from SimPy's queue in the order of (time, priority, serial): a SimPy event
+   happens at once, as `Environment.step` would have it, and what it schedules for this instant
+   takes its place in the same order; a timer becomes ready;
+2. the callbacks that are ready run, each once, in the order in which they became ready. What they
+   make ready waits for the next turn.
+
+The clock moves when nothing is due or ready. So all timers of one instant become ready before any
+callback runs, a time-out wins against a result of the same instant, and SimPy's part of the model
+is complete for the instant before asyncio's callbacks see it.
+"""
+
+# ruff: noqa: SLF001 - the loop fills its handles' slots and works on SimPy's queue itself
+
+import asyncio
+import math
+import sys
+import threading
+import weakref
+from asyncio import events
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
+from contextvars import Context, copy_context
+from functools import partial
+from heapq import heapify, heappop, heappush
+from itertools import count, repeat
+from typing import Any, NoReturn, TypeVar, TypeVarTuple, Unpack
+
+from simpy.events import NORMAL, URGENT, Event, Process
+
+from simulation.kernel.environment import LoopEnvironment
+from simulation.kernel.errors import (
+    Deadlock,
+    KernelError,
+    LimitExceeded,
+    NotInVirtualTime,
+    Spinning,
+    UnhandledErrors,
+)
+from simulation.kernel.refusals import NoOutsideWorld
+from simulation.kernel.tasks import BACKGROUND_PREFIX, SimulationTask, in_background
+from simulation.kernel.timers import Milestone, ReadyHandle, Timer
+from simulation.kernel.waiting import BackgroundWatch, describe_waiting, pending_tasks
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+_new_timer: Any = Timer.__new__
+_new_handle: Any = ReadyHandle.__new__
+_new_task: Any = SimulationTask.__new__
+
+_COMPACT_FROM = 64
+_CALLBACKS_BETWEEN_CHECKS = 4096
+
+
+class _Stopped(BaseException):
+    """Leaves the turns: because of stop(), or with an error that ends the run."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error
+
+
+class SimulationLoop(NoOutsideWorld):
+    """An event loop in virtual time, for unmodified asyncio code.
+
+    Use `simulation.kernel.run`, unless something else (`asyncio.Runner`, a test framework) must
+    own the loop.
+
+    Args:
+        max_callbacks_per_instant: callbacks and SimPy events at one instant, beyond which the
+            run ends with `Spinning`.
+        max_events: callbacks and SimPy events in all; None: no bound.
+        wall_clock_limit_s: seconds of `clock` after which the run ends; None: no bound.
+        clock: a clock in seconds, for the limit. The kernel reads no clock of its own.
+        eager: start tasks in `create_task` (Python 3.12 and later).
+        background_patience_s: virtual seconds for which background tasks alone keep a run going
+            while the main coroutine waits. After at most twice as long it is a deadlock.
+
+    Attributes:
+        env: the SimPy environment. Its processes and resources run beside the tasks.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_callbacks_per_instant: int = 1_000_000,
+        max_events: int | None = None,
+        wall_clock_limit_s: float | None = None,
+        clock: Callable[[], float] | None = None,
+        eager: bool = False,
+        background_patience_s: float = 3600.0,
+    ) -> None:
+        if wall_clock_limit_s is not None and clock is None:
+            raise ValueError("wall_clock_limit_s needs clock=, for example clock=time.monotonic")
+        if eager and sys.version_info < (3, 12):
+            raise ValueError("eager tasks need Python 3.12 or later")
+        self.env = LoopEnvironment(0.0)
+        self._queue: list[Any] = self.env._queue
+        self._next_id = self.env._eid.__next__
+        self._next_serial = count(1).__next__
+        self._ready: deque[Any] = deque()
+        self._dead = 0  # cancelled timers in the queue
+        self._task_options: dict[str, Any] = {"eager_start": True} if eager else {}
+        self._task_factory: Any = None
+        self._exception_handler: Callable[..., object] | None = None
+        self._generators: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+        self._closers: list[asyncio.Task[None]] = []
+        self._watch: BackgroundWatch | None = None
+        self._patience_s = background_patience_s
+        self._until = math.inf
+        self._max_callbacks_per_instant = max_callbacks_per_instant
+        self._max_events = math.inf if max_events is None else max_events
+        self._clock = clock
+        self._give_up_at = math.inf
+        if clock is not None and wall_clock_limit_s is not None:
+            self._give_up_at = clock() + wall_clock_limit_s
+        self._thread: int | None = None
+        self._stopping = False
+        self._winding_up = False
+        self._closed = False
+        self._debug = False
+        self.failures: list[dict[str, Any]] = []
+        """Exception-handler contexts of the errors that nobody retrieved."""
+        # A partial of the C class costs no Python frame; asyncio.sleep calls it every time.
+        self.create_future = partial(asyncio.Future, loop=self)  # type: ignore[method-assign]
+        heappush(self._queue, (math.inf, URGENT, -1, Milestone(self._nothing_left)))
+
+    # ---------------------------------------------------------------- time and callbacks
+
+    def time(self) -> float:
+        """Virtual time in seconds: the environment's `now`."""
+        return self.env._now
+
+    def call_soon(
+        self,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: *Ts,
+        context: Context | None = None,
+    ) -> asyncio.Handle:
+        """Run the callback in the next turn of this instant."""
+        handle: ReadyHandle = _new_handle(ReadyHandle)
+        handle._callback = callback
+        handle._args = args
+        handle._context = copy_context() if context is None else context
+        handle._cancelled = False
+        self._ready.append(handle)
+        return handle
+
+    def call_soon_threadsafe(
+        self,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: *Ts,
+        context: Context | None = None,
+    ) -> asyncio.Handle:
+        """As call_soon; another thread is refused, for its timing is not part of the model."""
+        if self._thread is not None and self._thread != threading.get_ident():
+            raise NotInVirtualTime("call_soon_threadsafe")
+        return self.call_soon(callback, *args, context=context)
+
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: *Ts,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """Run the callback after a delay in seconds."""
+        return self.call_at(self.env._now + delay, callback, *args, context=context)
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: *Ts,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """Run the callback at an instant; at once if it is past, never if it is infinite."""
+        timer: Timer = _new_timer(Timer)
+        timer._when = when
+        timer._callback = callback
+        timer._args = args
+        timer._context = copy_context() if context is None else context
+        timer._loop = self
+        timer._cancelled = False
+        if when < math.inf:
+            timer._scheduled = True
+            heappush(self._queue, (when, NORMAL, self._next_id(), timer))
+        elif when == math.inf:
+            timer._scheduled = False
+        else:
+            raise ValueError(f"a timer needs an instant to be due at, not {when!r}")
+        return timer
+
+    def _timer_was_cancelled(self) -> None:
+        """Note a dead entry of the queue, and drop the dead once they are the majority."""
+        self._dead += 1
+        queue = self._queue
+        if self._dead > _COMPACT_FROM and 2 * self._dead > len(queue):
+            queue[:] = [e for e in queue if type(e[3]) is not Timer or not e[3]._cancelled]
+            heapify(queue)
+            self._dead = 0
+
+    # ---------------------------------------------------------------- tasks and futures
+
+    def create_future(self) -> "asyncio.Future[Any]":
+        """A future of this loop. Each instance replaces this by a partial: see __init__."""
+        return asyncio.Future(loop=self)
+
+    def create_task(
+        self,
+        coro: Generator[Any, None, T] | Coroutine[Any, Any, T],
+        *,
+        name: str | None = None,
+        context: Context | None = None,
+        **options: Any,
+    ) -> asyncio.Task[T]:
+        """Start a task. A name that begins with "background:" marks a background task."""
+        serial = self._next_serial()
+        if name is None:
+            name = f"Task-{serial}"
+        elif name.startswith(BACKGROUND_PREFIX):
+            context = copy_context() if context is None else context
+            self._note_background(context)
+        if self._task_factory is not None:
+            if context is not None:
+                options["context"] = context
+            task: asyncio.Task[T] = self._task_factory(self, coro, **options)
+            task.set_name(name)
+            return task
+        simulated: Any = _new_task(SimulationTask)
+        simulated.serial = serial  # before __init__, which puts the task into a set
+        simulated.__init__(
+            coro, loop=self, name=name, context=context, **self._task_options, **options
+        )
+        return simulated  # type: ignore[no-any-return]
+
+    def process(self, generator: Generator[Event, Any, Any]) -> Process:
+        """Start a SimPy process beside the tasks; the same as `env.process(generator)`."""
+        return self.env.process(generator)
+
+    def set_task_factory(self, factory: Any) -> None:
+        """Have a callable (loop, coroutine, **options) make the tasks.
+
+        asyncio's own tasks hash by address: with a factory that makes them, the order in which a
+        task group cancels its tasks is no longer a function of the program.
+        """
+        self._task_factory = factory
+
+    def get_task_factory(self) -> Any:
+        """What set_task_factory was given."""
+        return self._task_factory
+
+    def _mark_background(self, task: SimulationTask) -> None:
+        """Mark the context of a task that was just made, through its first step."""
+        for handle in reversed(self._ready):
+            if getattr(handle._callback, "__self__", None) is task:
+                self._note_background(handle._context)
+                return
+
+    def _note_background(self, context: Context) -> None:
+        context.run(in_background.set, True)
+        if self._watch is None:
+            self._watch = BackgroundWatch()
+            self._look_later()
+
+    # ---------------------------------------------------------------- running
+
+    def run_forever(self) -> None:
+        """Run until stop(); raise Deadlock when nothing is left to happen."""
+        self._check_closed()
+        if self._thread is not None:
+            raise RuntimeError("this event loop is already running")
+        outer = events._get_running_loop()
+        if isinstance(outer, SimulationLoop):
+            raise RuntimeError("virtual time cannot run inside virtual time: await the coroutine")
+        hooks = sys.get_asyncgen_hooks()
+        self._thread = threading.get_ident()
+        # A loop of real time may be running (a notebook's): it stands still meanwhile.
+        events._set_running_loop(self)
+        sys.set_asyncgen_hooks(
+            firstiter=self._generator_started, finalizer=self._generator_abandoned
+        )
+        try:
+            self._take_turns()
+        except _Stopped as stopped:
+            if stopped.error is not None:
+                raise stopped.error from stopped.error.__cause__
+        finally:
+            sys.set_asyncgen_hooks(*hooks)
+            events._set_running_loop(outer)
+            self._thread = None
+            self._stopping = False
+
+    def run_until_complete(self, future: Any) -> Any:
+        """Run until a future is done, or a coroutine has ended; return its result."""
+        self._check_closed()
+        is_new = not asyncio.isfuture(future)
+        future = asyncio.ensure_future(future, loop=self)
+        if is_new:
+            future._log_destroy_pending = False  # its error, if any, tells more
+        future.add_done_callback(self._stop_at)
+        try:
+            self.run_forever()
+        except BaseException:
+            if is_new and future.done() and not future.cancelled():
+                future.exception()  # retrieved: the error at hand is the one to raise
+            raise
+        finally:
+            future.remove_done_callback(self._stop_at)
+        if not future.done():
+            if self.failures:
+                raise UnhandledErrors(self.failures)
+            raise KernelError("the loop was stopped before the future was done")
+        return future.result()
+
+    def _stop_at(self, _: "asyncio.Future[Any]") -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Leave run_forever at the end of this turn."""
+        if not self._stopping:
+            self._stopping = True
+            self._note(-math.inf, self._stop_reached)
+
+    def _stop_reached(self) -> None:
+        if self._stopping:  # else a leftover of a run that an error ended
+            raise _Stopped
+
+    def _take_turns(self) -> NoReturn:  # noqa: C901 - calls would cost a third of the speed
+        env, queue, ready = self.env, self._queue, self._ready
+        popleft, append = ready.popleft, ready.append
+        now = env._now
+        limit = self._max_callbacks_per_instant
+        at_this_instant = before = 0  # callbacks and events
+        check_at = self._check_limits(0)
+        handle: Any = None
+        turn: Iterator[None] = iter(())
+        while True:
+            try:
+                while True:
+                    for _ in turn:
+                        handle = popleft()
+                        if not handle._cancelled:
+                            handle._context.run(handle._callback, *handle._args)
+                    when, _, _, event = queue[0]
+                    if when > now and ready:
+                        turn = repeat(None, len(ready))
+                        at_this_instant += len(ready)
+                        if at_this_instant > limit:
+                            self._spinning()
+                        continue
+                    heappop(queue)
+                    if type(event) is Timer:
+                        if event._cancelled:
+                            self._dead -= 1
+                            continue
+                        event._scheduled = False
+                        if when > now:
+                            now = env._now = when
+                            before += at_this_instant
+                            at_this_instant = 1
+                            if before >= check_at:
+                                check_at = self._check_limits(before)
+                            if queue[0][0] > when:  # alone at its instant: no need to queue
+                                handle = event
+                                handle._context.run(handle._callback, *handle._args)
+                                continue
+                        append(event)
+                    elif type(event) is Milestone:
+                        event.reached()
+                    else:
+                        if when > now:
+                            now = env._now = when
+                            before += at_this_instant
+                            at_this_instant = 0
+                            if before >= check_at:
+                                check_at = self._check_limits(before)
+                        at_this_instant += 1
+                        if at_this_instant > limit:
+                            self._spinning()
+                        self._happen(event)
+            except (_Stopped, SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # noqa: BLE001 - handed to the exception handler
+                self.call_exception_handler(
+                    {
+                        "message": f"exception in callback {handle!r}",
+                        "exception": error,
+                        "handle": handle,
+                    }
+                )
+
+    def _happen(self, event: Event) -> None:
+        """Let a SimPy event happen, as Environment.step does."""
+        callbacks, event.callbacks = event.callbacks, None  # type: ignore[assignment]
+        try:
+            for callback in callbacks:
+                callback(event)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001 - ends the run, as in SimPy
+            raise _Stopped(error) from None
+        if not event._ok and not event.defused:
+            assert isinstance(event._value, BaseException)
+            raise _Stopped(event._value)
+
+    # ---------------------------------------------------------------- what ends a run
+
+    def limit_time(self, until: float) -> None:
+        """End the run with LimitExceeded rather than move the clock past an instant."""
+        self._until = until
+        if until < math.inf:
+            self._note(math.nextafter(until, math.inf), self._until_reached)
+
+    def start_winding_up(self) -> None:
+        """From here on the run only cleans up: its limits are lifted, and errors do not stop it.
+
+        What is left to run is bounded by max_callbacks_per_instant in all, for a task may ignore
+        its cancellation for ever.
+        """
+        self._winding_up = True
+        self._until = self._give_up_at = math.inf
+        self._max_events = self._max_callbacks_per_instant
+
+    def _note(self, when: float, reached: Callable[[], None]) -> None:
+        # Priority -1: before anything else of its instant, so that nothing is ready meanwhile.
+        heappush(self._queue, (when, -1, self._next_id(), Milestone(reached)))
+
+    def _until_reached(self) -> None:
+        if self._until < math.inf:
+            raise _Stopped(
+                LimitExceeded(
+                    f"not done when the clock reached until={self._until:g} s"
+                    + self._waiting_text()
+                )
+            )
+
+    def _nothing_left(self) -> NoReturn:
+        heappush(self._queue, (math.inf, URGENT, -1, Milestone(self._nothing_left)))
+        raise _Stopped(
+            Deadlock(f"nothing is left to happen at {self.time():g} s" + self._waiting_text())
+        )
+
+    def _look_later(self) -> None:
+        self._note(self.time() + self._patience_s, self._look_for_deadlock)
+
+    def _look_for_deadlock(self) -> None:
+        assert self._watch is not None
+        if self._watch.is_stuck(self._queue, asyncio.all_tasks(self)):
+            raise _Stopped(
+                Deadlock(
+                    f"for {self._patience_s:g} s, until {self.time():g} s, only background tasks "
+                    "have run" + self._waiting_text()
+                )
+            )
+        if len(self._queue) > 1:
+            self._look_later()
+        else:  # nothing but the end of the queue, which is a deadlock of its own
+            self._watch = None
+
+    def _spinning(self) -> NoReturn:
+        names = sorted({repr(handle) for handle in list(self._ready)[:5]})
+        raise _Stopped(
+            Spinning(
+                f"more than {self._max_callbacks_per_instant} callbacks at {self.time():g} s: "
+                "something waits without letting time pass. Ready: " + "; ".join(names)
+            )
+        )
+
+    def _check_limits(self, events_so_far: int) -> float:
+        """Raise if a limit is reached; return the number of events at which to look again."""
+        if events_so_far >= self._max_events:
+            raise _Stopped(
+                LimitExceeded(
+                    f"{events_so_far} events by {self.time():g} s: max_events is reached"
+                    if not self._winding_up
+                    else "tasks go on although they were cancelled" + self._waiting_text()
+                )
+            )
+        if self._clock is None:
+            return self._max_events
+        if self._clock() >= self._give_up_at:
+            raise _Stopped(LimitExceeded(f"the wall-clock limit is reached at {self.time():g} s"))
+        return min(self._max_events, events_so_far + _CALLBACKS_BETWEEN_CHECKS)
+
+    def _waiting_text(self) -> str:
+        tasks = pending_tasks(self)
+        return f"; {len(tasks)} tasks wait:\n{describe_waiting(tasks)}" if tasks else ""
+
+    # ---------------------------------------------------------------- errors
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Note an error that nobody retrieved: it fails the run, unless a handler is set."""
+        if self._exception_handler is not None:
+            self._exception_handler(self, context)
+            return
+        self.default_exception_handler(context)
+
+    def default_exception_handler(self, context: dict[str, Any]) -> None:
+        """Note the error among `failures` and stop the run."""
+        self.failures.append(context)
+        if self.is_running() and not self._winding_up:
+            self.stop()
+
+    def set_exception_handler(self, handler: Any) -> None:
+        """Hand errors that nobody retrieved to a callable (loop, context) instead."""
+        self._exception_handler = handler
+
+    def get_exception_handler(self) -> Any:
+        """What set_exception_handler was given."""
+        return self._exception_handler
+
+    # ---------------------------------------------------------------- async generators
+
+    def _generator_started(self, generator: AsyncGenerator[Any, Any]) -> None:
+        self._generators[self._next_serial()] = generator
+
+    def _generator_abandoned(self, generator: AsyncGenerator[Any, Any]) -> None:
+        self.call_exception_handler(
+            {
+                "message": f"async generator {generator!r} was left to the garbage "
+                "collector before its end: close it with contextlib.aclosing",
+                "asyncgen": generator,
+            }
+        )
+        if not self._closed:
+            self._closers.append(self.create_task(generator.aclose()))
+
+    async def shutdown_asyncgens(self) -> None:
+        """Close the async generators that are still open, oldest first."""
+        generators = list(self._generators.values())
+        self._generators.clear()
+        closing = [generator.aclose() for generator in generators]
+        results = await asyncio.gather(*self._closers, *closing, return_exceptions=True)
+        for result in results:
+            if isinstance(result, Exception):
+                self.call_exception_handler(
+                    {"message": "an async generator failed to close", "exception": result}
+                )
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """Nothing: there is no executor."""
+
+    # ---------------------------------------------------------------- state
+
+    def is_running(self) -> bool:
+        """Whether the loop takes turns."""
+        return self._thread is not None
+
+    def is_closed(self) -> bool:
+        """Whether close() was called."""
+        return self._closed
+
+    def close(self) -> None:
+        """Drop what is queued. Callbacks and timers raise RuntimeError from now on."""
+        if self.is_running():
+            raise RuntimeError("cannot close a running event loop")
+        self._closed = True
+        self._ready.clear()
+        self._queue.clear()
+        # Shadowing the methods spares every call_soon a check.
+        vars(self).update(dict.fromkeys(("call_soon", "call_at", "call_later"), _refuse_closed))
+
+    def _check_closed(self) -> None:
+        if self._closed:
+            _refuse_closed()
+
+    def get_debug(self) -> bool:
+        """Whether set_debug(True) was called; the loop itself has no debug mode."""
+        return self._debug
+
+    def set_debug(self, enabled: bool) -> None:
+        """Have coroutines remember where they were created."""
+        self._debug = enabled
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "running" if self.is_running() else "idle"
+        return f"<SimulationLoop {state} at {self.time():g} s>"
+
+
+def _refuse_closed(*_: object, **__: object) -> NoReturn:
+    raise RuntimeError("Event loop is closed")

@@ -1,0 +1,98 @@
+"""`run`: asyncio.run in virtual time."""
+
+import asyncio
+import gc
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from simulation.kernel.errors import KernelError, UnhandledErrors, describe_context
+from simulation.kernel.loop import SimulationLoop
+from simulation.kernel.waiting import pending_tasks
+
+T = TypeVar("T")
+
+
+def run(
+    main: Coroutine[Any, Any, T],
+    *,
+    until: float | None = None,
+    max_callbacks_per_instant: int = 1_000_000,
+    max_events: int | None = None,
+    wall_clock_limit_s: float | None = None,
+    clock: Callable[[], float] | None = None,
+    eager: bool = False,
+    background_patience_s: float = 3600.0,
+) -> T:
+    """Run a coroutine in virtual time, from 0 s on, and return its result.
+
+    As asyncio.run, it cancels the tasks that are left, closes async generators, and closes the
+    loop. Unlike asyncio.run it does not merely log what nobody retrieved: it raises.
+
+    Args:
+        main: the coroutine. `asyncio.get_running_loop()` is a `SimulationLoop` inside.
+        until: the instant in virtual seconds past which the clock must not move; what is due at
+            that instant still happens. A bound, not a horizon: a run that is not done is an error.
+        max_callbacks_per_instant: callbacks and SimPy events at one instant before `Spinning`.
+        max_events: callbacks and SimPy events in all.
+        wall_clock_limit_s: real seconds, by `clock`, which the caller hands in.
+        clock: for example time.monotonic.
+        eager: start tasks eagerly (Python 3.12 and later).
+        background_patience_s: virtual seconds for which background tasks alone keep a run going.
+
+    Raises:
+        Exception: whatever main raises.
+        Deadlock: nothing is left to happen (background tasks aside), and main waits.
+        LimitExceeded: one of the bounds was reached.
+        Spinning: callbacks went on and on at one instant.
+        UnhandledErrors: an exception was never retrieved, or an async generator never closed.
+    """
+    loop = SimulationLoop(
+        max_callbacks_per_instant=max_callbacks_per_instant,
+        max_events=max_events,
+        wall_clock_limit_s=wall_clock_limit_s,
+        clock=clock,
+        eager=eager,
+        background_patience_s=background_patience_s,
+    )
+    try:
+        if until is not None:
+            loop.limit_time(until)
+        result: T = loop.run_until_complete(main)
+    except BaseException as error:
+        _close_after(error, loop)
+        raise
+    _wind_up(loop)
+    if loop.failures:
+        raise UnhandledErrors(loop.failures)
+    return result
+
+
+def _close_after(error: BaseException, loop: SimulationLoop) -> None:
+    """Wind up a run that failed; what goes wrong meanwhile is noted on its error."""
+    known = len(loop.failures)
+    try:
+        _wind_up(loop)
+    except KernelError as second:
+        error.add_note(f"and then, while the run was cleaned up: {second}")
+    for context in loop.failures[known:]:
+        error.add_note(f"and besides: {describe_context(context)}")
+
+
+def _wind_up(loop: SimulationLoop) -> None:
+    loop.start_winding_up()
+    try:
+        tasks = pending_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        for task in tasks:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                loop.call_exception_handler(
+                    {"message": "a task failed when cancelled", "exception": error, "task": task}
+                )
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()
+        # asyncio reports an exception that nobody retrieved when its task is destroyed.
+        gc.collect()

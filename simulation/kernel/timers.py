@@ -1,0 +1,106 @@
+"""The entries of the two queues: timers in SimPy's heap, handles among the ready callbacks.
+
+A timer is one object in two roles. SimPy sees an event in its queue, asyncio a `TimerHandle`; two
+objects, one pointing to the other, would cost an allocation and a call for every sleep.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextvars import Context
+from typing import TYPE_CHECKING, Any
+
+from simpy.events import Event
+
+if TYPE_CHECKING:
+    from simpy.core import Environment
+
+    from simulation.kernel.loop import SimulationLoop
+
+
+class Timer(Event, asyncio.TimerHandle):
+    """A callback due at an instant. Made by `SimulationLoop.call_at`, which fills its slots."""
+
+    __slots__ = ()
+
+    # Neither base class's __init__ runs: call_at sets the slots one by one, which is faster.
+    _loop: "SimulationLoop"
+    _callback: Callable[..., object] | None
+    _args: Any
+    _context: Context | None
+    _when: float
+    _cancelled: bool
+    _scheduled: bool  # is in the heap
+
+    # As a simpy.Timeout, a timer is triggered from the start and has no value.
+    _ok = True
+    _value = None
+
+    # TimerHandle compares by content, and so do lists of events: here a timer is itself.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    if not TYPE_CHECKING:
+
+        @property
+        def env(self) -> "Environment":
+            return self._loop.env
+
+        @property
+        def callbacks(self) -> list[Callable[[Event], None]] | None:
+            """What SimPy runs when the event happens; None once it has, or was cancelled."""
+            if self._cancelled or not self._scheduled:
+                return None
+            if not isinstance(self._callback, _WithWaiters):
+                self._callback = _WithWaiters(self, self._callback)
+            return self._callback.waiters
+
+    def __repr__(self) -> str:
+        return asyncio.TimerHandle.__repr__(self)
+
+    def cancel(self) -> None:
+        """Give up the callback and all that it holds, at once."""
+        if not self._cancelled:
+            self._cancelled = True
+            self._callback = self._args = self._context = None
+            if self._scheduled:
+                self._loop._timer_was_cancelled()  # noqa: SLF001
+
+
+class _WithWaiters:
+    """A timer's callback with the SimPy processes that wait for the timer."""
+
+    __slots__ = ("callback", "timer", "waiters")
+
+    def __init__(self, timer: Timer, callback: Callable[..., object]) -> None:
+        self.timer = timer
+        self.callback = callback
+        self.waiters: list[Callable[[Event], None]] = []
+
+    def __call__(self, *args: object) -> None:
+        self.callback(*args)
+        for waiter in self.waiters:
+            waiter(self.timer)
+
+
+class ReadyHandle(asyncio.Handle):
+    """A callback that is ready. Made by `SimulationLoop.call_soon`, which fills its slots."""
+
+    __slots__ = ()
+
+    _callback: Callable[..., object] | None
+    _args: Any
+    _context: Context
+
+    def cancel(self) -> None:
+        """Do not run the callback."""
+        self._cancelled = True
+        self._callback = self._args = None
+
+
+class Milestone(Event):
+    """A note of the loop to itself in SimPy's queue: reaching it does not move the clock."""
+
+    __slots__ = ("reached",)
+
+    def __init__(self, reached: Callable[[], None]) -> None:
+        self.reached = reached
