@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from enum import Enum
 from typing import Protocol
@@ -43,11 +44,16 @@ class InstanceMetrics(msgspec.Struct, frozen=True):
 
 
 class RunningInstance(msgspec.Struct, frozen=True):
-    """An instance that is ready: its id and the port that answers calls on it."""
+    """An instance that is ready: its id and the port that answers calls on it.
+
+    `ended` gets the reason as its result when the instance ends without having been asked to (None: never told); it is
+    cancelled when the instance is stopped.
+    """
 
     instance_id: str
     port: MessagesPort
     capacity: int
+    ended: asyncio.Future[str] | None = None
 
 
 class InstanceProvider(Protocol):
@@ -62,7 +68,10 @@ class InstanceProvider(Protocol):
         ...
 
     async def stop(self, instance_id: str, drain_s: float) -> None:
-        """Let the instance finish what it has, for at most `drain_s`, then end it."""
+        """Let the instance finish what it has, for at most `drain_s`, then end it and close its port.
+
+        Without effect when it has ended already.
+        """
         ...
 
     def metrics(self) -> Sequence[InstanceMetrics]:
