@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from statistics import NormalDist
 from typing import Annotated, Any, ClassVar, Final, Literal
 
@@ -47,7 +47,7 @@ class AnyDistribution(BaseModel):
     """A non-negative distribution: `mean`, `variance`, and draws by inversion."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    # Other ways to state the same distribution, read on input only: (name, name) -> fields.
+    # Names that other ways to state the same distribution use, read on input only.
     spellings: ClassVar[tuple[str, ...]] = ()
 
     def mean(self) -> float:
@@ -95,7 +95,7 @@ class Exponential(AnyDistribution):
 
     model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
     kind: Literal["exponential"] = "exponential"
-    mean_value: Annotated[Positive, Field(alias="mean")]
+    mean_value: Positive = Field(alias="mean")
 
     def mean(self) -> float:
         return self.mean_value
@@ -193,7 +193,7 @@ class Gamma(AnyDistribution):
 
     model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
     kind: Literal["gamma"] = "gamma"
-    mean_value: Annotated[Positive, Field(alias="mean")]
+    mean_value: Positive = Field(alias="mean")
     cv: Positive
 
     def mean(self) -> float:
@@ -351,15 +351,17 @@ class Pareto(AnyDistribution):
     @cached_property
     def _kept(self) -> float:
         """Probability that the untruncated variable stays below the maximum."""
-        return 1.0 if self.maximum is None else 1 - (self.minimum / self.maximum) ** self.alpha
+        if self.maximum is None:
+            return 1.0
+        return float(1 - (self.minimum / self.maximum) ** self.alpha)
 
     def _moment(self, k: int) -> float:
         gap = self.alpha - k
         if self.maximum is None:
-            return math.inf if gap <= 0 else self.alpha * self.minimum**k / gap
+            return math.inf if gap <= 0 else float(self.alpha * self.minimum**k / gap)
         scale = self.alpha * self.minimum**self.alpha / self._kept
         if math.isclose(gap, 0, abs_tol=1e-12):
-            return scale * math.log(self.maximum / self.minimum)
+            return float(scale * math.log(self.maximum / self.minimum))
         return float(scale * (self.minimum**-gap - self.maximum**-gap) / gap)
 
     def mean(self) -> float:
@@ -443,9 +445,9 @@ class Quantiles(AnyDistribution):
                 f"probabilities run from {probabilities[0]:g} to {probabilities[-1]:g}; "
                 "give the smallest value at 0 and the largest at 1"
             )
-        if any(a >= b for a, b in zip(probabilities, probabilities[1:], strict=False)):
+        if any(a >= b for a, b in pairwise(probabilities)):
             raise ValueError("probabilities do not rise from point to point")
-        if any(a > b for a, b in zip(values, values[1:], strict=False)):
+        if any(a > b for a, b in pairwise(values)):
             raise ValueError("values fall from one point to the next")
         return self
 
@@ -456,7 +458,7 @@ class Quantiles(AnyDistribution):
     def _moment(self, k: int) -> float:
         # Integral of a linear piece's k-th power over its probability: mean of v^k between two ends.
         total = 0.0
-        for (p, a), (q, b) in zip(self.points, self.points[1:], strict=False):
+        for (p, a), (q, b) in pairwise(self.points):
             power = (a + b) / 2 if k == 1 else (a * a + a * b + b * b) / 3
             total += (q - p) * power
         return total

@@ -1,0 +1,188 @@
+"""Scenario: one description of a system, its load, its surroundings and its promises, for both worlds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import PurePath
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from reference_impl.compute import Step
+from reference_impl.deployment import DeploymentSpec, Spec
+from simulation.scenario.distributions import Constant, Distribution
+from simulation.scenario.endpoint import EndpointProfile, load_profile
+from simulation.scenario.faults import Fault
+from simulation.scenario.workload_spec import WorkloadSpec
+
+__all__ = [
+    "SLO",
+    "CpuSpec",
+    "Demand",
+    "NetworkSpec",
+    "ProcessCpu",
+    "ProcessKind",
+    "Scenario",
+    "scenario_sha256",
+]
+
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+ProcessKind = Literal["gateway", "instance", "endpoint", "client"]
+
+
+def _is_zero(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == 0
+
+
+class Demand(Spec):
+    """CPU seconds of one step: `base_s + per_kb_s` for every KB (1,024 bytes) of its payload."""
+
+    base_s: Seconds = 0.0
+    per_kb_s: Seconds = 0.0
+
+
+class ProcessCpu(Spec):
+    """The demand of each step (`reference_impl.compute.Step`) in one kind of process; what is not named costs nothing."""
+
+    parse: Demand = Demand()
+    lookup: Demand = Demand()
+    forward: Demand = Demand()
+    chunk: Demand = Demand()
+    encode: Demand = Demand()
+    embed: Demand = Demand()
+    client: Demand = Demand()
+
+
+class CpuSpec(Spec):
+    """CPU demand by kind of process and step; `cpu: 0` switches all of it off.
+
+    Defaults are measurements of the parts on one core of a small virtual machine, to be replaced by a calibration:
+    raw ASGI parsing and encoding 0.05 ms, a Starlette route 0.09 ms, an aiohttp client call 0.19 ms, a line of
+    server-sent events 10.7 µs; so a gateway's request is about 0.4 ms. The term per KB is JSON decoding and hashing at
+    about 300 MB/s. Clients and endpoint are free: they are not under study, and often run on machines of their own.
+    """
+
+    gateway: ProcessCpu = ProcessCpu(
+        parse=Demand(base_s=120e-6, per_kb_s=3e-6),
+        lookup=Demand(base_s=20e-6, per_kb_s=2e-6),
+        forward=Demand(base_s=190e-6, per_kb_s=1e-6),
+        chunk=Demand(base_s=10.7e-6),
+        encode=Demand(base_s=60e-6, per_kb_s=1e-6),
+    )
+    instance: ProcessCpu = ProcessCpu(
+        parse=Demand(base_s=120e-6, per_kb_s=3e-6),
+        forward=Demand(base_s=190e-6, per_kb_s=1e-6),
+        chunk=Demand(base_s=10.7e-6),
+        encode=Demand(base_s=60e-6, per_kb_s=1e-6),
+    )
+    endpoint: ProcessCpu = ProcessCpu()
+    client: ProcessCpu = ProcessCpu()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _off(cls, data: Any) -> Any:
+        if _is_zero(data):
+            return {kind: {} for kind in get_args(ProcessKind)}
+        return data
+
+    def demand(self, process: ProcessKind, step: Step) -> Demand:
+        """The demand of `step` in a process of that kind."""
+        found: Demand = getattr(getattr(self, process), step)
+        return found
+
+
+class NetworkSpec(Spec):
+    """One-way latency of each link; `network: 0` switches all of them off. Defaults: a loopback interface, 50 µs."""
+
+    client_gateway_s: Distribution = Constant(value=50e-6)
+    gateway_instance_s: Distribution = Constant(value=50e-6)
+    instance_endpoint_s: Distribution = Constant(value=50e-6)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _off(cls, data: Any) -> Any:
+        return dict.fromkeys(cls.model_fields, 0) if _is_zero(data) else data
+
+
+class SLO(Spec):
+    """A promise.
+
+    `latency`, `ttft` (seconds from the intended instant) and `tpot` (seconds per output token after the first): the
+    `quantile` of successful requests is at most `limit_s`. `error_rate`: the fraction of requests that do not end `ok`
+    is at most `limit`.
+    """
+
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+    metric: Literal["ttft", "latency", "tpot", "error_rate"]
+    quantile: Annotated[float, Field(gt=0, lt=1)] | None = None
+    limit_s: PositiveSeconds | None = None
+    limit: Annotated[float, Field(ge=0, le=1)] | None = None
+
+    @model_validator(mode="after")
+    def _fields_of_the_metric(self) -> SLO:
+        if self.metric == "error_rate":
+            if self.limit is None or self.quantile is not None or self.limit_s is not None:
+                raise ValueError("an error_rate takes limit (0 to 1), and no quantile or limit_s")
+        elif self.quantile is None or self.limit_s is None or self.limit is not None:
+            raise ValueError(f"a {self.metric} takes quantile and limit_s, and no limit")
+        return self
+
+
+def _named_profile(value: Any) -> Any:
+    return load_profile(value) if isinstance(value, str) else value
+
+
+class Scenario(Spec):
+    """Everything that a run needs; immutable.
+
+    Attributes:
+        name, description: for people. A file without a name is named after its stem.
+        deployment: what exists.
+        workload: what is asked of it.
+        endpoint: how the LLM endpoint behaves: a profile's name, or the profile itself.
+        network, cpu: what the surroundings cost in virtual time.
+        faults: what goes wrong. slos: what was promised.
+        horizon_s: no request is sent from here on. drain_s: how long the run then waits for answers.
+        sample_interval_s: stations are sampled this often.
+        seed: of every random draw.
+        stream_detail: a virtual stream is two events (`ends`) or all its chunks (`chunks`).
+    """
+
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+    description: str = ""
+    deployment: DeploymentSpec = DeploymentSpec()
+    workload: WorkloadSpec
+    endpoint: Annotated[EndpointProfile, BeforeValidator(_named_profile)] = Field(
+        default_factory=lambda: load_profile("sonnet-class")
+    )
+    network: NetworkSpec = NetworkSpec()
+    cpu: CpuSpec = CpuSpec()
+    faults: tuple[Fault, ...] = ()
+    slos: tuple[SLO, ...] = ()
+    horizon_s: PositiveSeconds
+    drain_s: Seconds = 30.0
+    sample_interval_s: PositiveSeconds = 1.0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
+    stream_detail: Literal["ends", "chunks"] = "ends"
+
+    @model_validator(mode="after")
+    def _unique_slos(self) -> Scenario:
+        names = [slo.name for slo in self.slos]
+        if len(set(names)) != len(names):
+            raise ValueError(f"slos: a name occurs twice in {names}")
+        return self
+
+
+def scenario_sha256(scenario: Scenario) -> str:
+    """Hex sha256 of the canonical JSON: sorted keys, every default written out.
+
+    A trace enters by its file name, not by where it lies on this machine; the workload's own sha256 covers its content.
+    """
+    document = scenario.model_dump(mode="json")
+    arrivals = document["workload"]["arrivals"]
+    if arrivals["kind"] == "trace":
+        arrivals["path"] = PurePath(arrivals["path"]).name
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
