@@ -8,6 +8,7 @@ the client sent; virtual calls hold none, and a content key that was computed on
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 TAG_HEADER = "x-twinload-request"
+BYTES_PER_KB = 1024
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -83,11 +85,16 @@ class RequestTag(msgspec.Struct, frozen=True):
 class Chunk(msgspec.Struct, frozen=True):
     """A piece of a streamed answer: `data` holds whole server-sent events (empty in virtual time).
 
-    `content` tells whether it carries generated tokens: the first such chunk is the first token.
+    `content` tells whether it carries generated tokens: the first such chunk is the first token. In virtual time one
+    chunk may stand for `count` of them that follow at an even rate over the next `over_s` seconds, `size_bytes` in all:
+    a stream is then two events, and the work of the chunks between is charged as a rate.
     """
 
     data: bytes = b""
     content: bool = True
+    count: int = 1
+    over_s: float = 0.0
+    size_bytes: int = 0
 
 
 Emit = Callable[[Chunk], Awaitable[None]]
@@ -110,7 +117,8 @@ class Call(msgspec.Struct, kw_only=True):
     """One request on its way through one process.
 
     `attempt` counts tries of this request, over retries and hedges. `input_tokens` is an estimate before the endpoint
-    has counted. `key` is the content key where it is known already (see `content_key`).
+    has counted. `key` is the content key where it is known already (see `content_key`). `deadline_s` is the instant on
+    this process's loop clock after which nobody waits for the answer.
     """
 
     request_id: int
@@ -126,6 +134,7 @@ class Call(msgspec.Struct, kw_only=True):
     body: bytes = b""
     tag: RequestTag | None = None
     key: str = ""
+    deadline_s: float = math.inf
 
 
 # Fields of a Messages request that do not change the answer.
