@@ -11,6 +11,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Literal, ParamSpec, Protocol, TypeVar
 
+from reference_impl.messages import Chunk
+
 __all__ = ["Compute", "InlineCompute", "Step"]
 
 P = ParamSpec("P")
@@ -27,6 +29,10 @@ class Compute(Protocol):
         """Account for `step` over a payload of `kilobytes`: waits in virtual time, returns at once live."""
         ...
 
+    async def relay(self, chunk: Chunk) -> None:
+        """Account for passing on a chunk of a stream, as `use("chunk")` of its size; see `Chunk.over_s`."""
+        ...
+
     async def offload(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run blocking or heavy work away from the event loop."""
         ...
@@ -37,6 +43,9 @@ class InlineCompute:
 
     async def use(self, step: Step, kilobytes: float = 0.0) -> None:
         """Nothing to wait for: the work itself takes the time."""
+
+    async def relay(self, chunk: Chunk) -> None:
+        """Nothing to wait for here either."""
 
     async def offload(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await asyncio.to_thread(function, *args, **kwargs)

@@ -32,10 +32,14 @@ class Spec(BaseModel):
 
 
 class GatewaySpec(Spec):
-    """The front door: at most `max_in_flight` requests are held, the next is rejected (529)."""
+    """The front door: at most `max_in_flight` requests are held, the next is rejected (529).
+
+    `max_failovers`: other instances tried when one refuses or drops a connection before an answer began.
+    """
 
     max_in_flight: Count = 10_000
     request_timeout_s: PositiveSeconds = 600.0
+    max_failovers: Annotated[int, Field(ge=0, le=10)] = 2
 
 
 class RetrySpec(Spec):

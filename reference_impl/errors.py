@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from reference_impl.telemetry.records import Outcome
+
 __all__ = [
     "AuthenticationFailed",
     "ConnectionFailed",
@@ -42,7 +44,7 @@ class ServiceError(Exception):
 
     status: int = 500
     error_type: ClassVar[str] = "api_error"
-    outcome: ClassVar[str] = "server_error"
+    outcome: ClassVar[Outcome] = "server_error"
     retryable: bool = False
 
     def __init__(
@@ -69,7 +71,7 @@ class InvalidRequest(ServiceError):
 
     status = 400
     error_type = "invalid_request_error"
-    outcome = "client_error"
+    outcome: ClassVar[Outcome] = "client_error"
 
 
 class AuthenticationFailed(InvalidRequest):
@@ -105,7 +107,7 @@ class RateLimited(ServiceError):
 
     status = 429
     error_type = "rate_limit_error"
-    outcome = "rate_limited"
+    outcome: ClassVar[Outcome] = "rate_limited"
     retryable = True
 
 
@@ -114,14 +116,14 @@ class Overloaded(ServiceError):
 
     status = 529
     error_type = "overloaded_error"
-    outcome = "overloaded"
+    outcome: ClassVar[Outcome] = "overloaded"
     retryable = True
 
 
 class Rejected(Overloaded):
     """Our own admission control or a full queue turned the request away."""
 
-    outcome = "rejected"
+    outcome: ClassVar[Outcome] = "rejected"
     retryable = False
 
 
@@ -141,7 +143,7 @@ class UpstreamFailed(ServiceError):
 class ConnectionFailed(UpstreamFailed):
     """No connection, or it was lost before the first event of an answer."""
 
-    outcome = "connection_error"
+    outcome: ClassVar[Outcome] = "connection_error"
 
 
 class RequestTimeout(ServiceError):
@@ -149,7 +151,7 @@ class RequestTimeout(ServiceError):
 
     status = 504
     error_type = "timeout_error"
-    outcome = "timeout"
+    outcome: ClassVar[Outcome] = "timeout"
     retryable = True
 
 
@@ -157,7 +159,7 @@ class StreamBroken(ServiceError):
     """The stream ended, or carried an error, after its first event: what was delivered cannot be taken back."""
 
     status = 502
-    outcome = "stream_broken"
+    outcome: ClassVar[Outcome] = "stream_broken"
 
 
 _BY_STATUS: dict[int, type[ServiceError]] = {

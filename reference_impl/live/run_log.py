@@ -1,0 +1,70 @@
+"""What one live process writes about a run: traces, station samples, events. Joined into the run's tables afterwards.
+
+Files of JSON lines, one set a process, flushed with every sample, so that a kill loses one interval at most. Instants are on
+the machine's monotonic clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from reference_impl.messages import Call
+from reference_impl.telemetry import StationSample, SystemEvent
+from reference_impl.telemetry.trace_log import TraceLog
+
+__all__ = ["EVENTS_PATTERN", "STATIONS_PATTERN", "TRACES_PATTERN", "RunLog"]
+
+TRACES_PATTERN = "traces-*.jsonl"
+STATIONS_PATTERN = "stations-*.jsonl"
+EVENTS_PATTERN = "events-*.jsonl"
+
+
+class RunLog:
+    """The files of one process in `folder`; None writes nothing."""
+
+    def __init__(self, folder: Path | None, hop: Literal["gateway", "instance"], name: str) -> None:
+        self._encode = msgspec.json.Encoder().encode
+        self._traces: TraceLog | None = None
+        if folder is not None:
+            self._traces = TraceLog(folder / TRACES_PATTERN.replace("*", name), hop)
+            self._stations = (folder / STATIONS_PATTERN.replace("*", name)).open("ab")
+            self._events = (folder / EVENTS_PATTERN.replace("*", name)).open("ab", buffering=0)
+
+    def trace(self, call: Call) -> None:
+        if self._traces is not None:
+            self._traces.record(call)
+
+    def event(self, event: SystemEvent) -> None:
+        if self._traces is not None:
+            self._events.write(self._encode(event) + b"\n")
+
+    def flush(self) -> None:
+        if self._traces is not None:
+            self._traces.flush()
+            self._stations.flush()
+
+    async def sample_every(
+        self, interval_s: float, take: Callable[[], Iterable[StationSample]]
+    ) -> None:
+        """Write what `take` gives, every `interval_s`, on absolute deadlines, until cancelled."""
+        loop = asyncio.get_running_loop()
+        started_s = loop.time()
+        tick = 0
+        while True:
+            tick = max(tick + 1, int((loop.time() - started_s) / interval_s))
+            await asyncio.sleep(started_s + tick * interval_s - loop.time())
+            if self._traces is not None:
+                for sample in take():
+                    self._stations.write(self._encode(sample) + b"\n")
+                self.flush()
+
+    def close(self) -> None:
+        if self._traces is not None:
+            self._traces.close()
+            self._stations.close()
+            self._events.close()

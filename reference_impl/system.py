@@ -1,0 +1,120 @@
+"""The system put together from a DeploymentSpec: the same wiring on both clocks.
+
+What differs between the worlds is handed in: who starts instances, whose CPU it is, where events go. Everything else, down
+to which cache and which policy, is decided here once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from reference_impl.answers import Answer
+from reference_impl.autoscaler.autoscaler import AutoScaler
+from reference_impl.autoscaler.control_loop import ScalingLoop
+from reference_impl.balancer.load_balancer import LoadBalancer
+from reference_impl.caches.cache_layer import CacheLayer
+from reference_impl.compute import Compute
+from reference_impl.deployment import DeploymentSpec
+from reference_impl.gateway import Gateway
+from reference_impl.instances.fleet import Fleet
+from reference_impl.instances.instance import Instance
+from reference_impl.instances.port import InstanceProvider
+from reference_impl.llm.port import MessagesPort
+from reference_impl.overload.jitter import hashed_uniform
+from reference_impl.processor import AsyncLLMProcessor
+from reference_impl.telemetry import SystemEvent
+
+__all__ = ["System", "build_instance"]
+
+
+class System:
+    """A gateway in front of a fleet, with its cache, balancer and autoscaler.
+
+    Args:
+        spec: what exists.
+        provider: starts and stops instances.
+        compute: the CPU of the gateway's process.
+        seed: of the balancer's draws.
+        on_event: told of scaling and of every instance's states.
+        origin_s: the run's start on the loop's clock; instants of events count from it.
+    """
+
+    def __init__(
+        self,
+        spec: DeploymentSpec,
+        provider: InstanceProvider,
+        compute: Compute,
+        *,
+        seed: int,
+        on_event: Callable[[SystemEvent], None],
+        origin_s: float = 0.0,
+    ) -> None:
+        self.spec = spec
+        self.balancer = LoadBalancer(spec.balancer.policy, seed=seed)
+        self.fleet = Fleet(provider, self.balancer, spec, on_event, origin_s=origin_s)
+        self.cache: CacheLayer[Answer] | None = None
+        if spec.cache.enabled:
+            self.cache = CacheLayer(
+                spec.cache.ttl_s,
+                max_bytes=spec.cache.max_bytes,
+                size_of=lambda answer: answer.size_bytes,
+            )
+        self.gateway = Gateway(
+            spec.gateway,
+            self.balancer,
+            self.fleet.ports,
+            compute,
+            cache=self.cache,
+        )
+        self.scaling: ScalingLoop | None = None
+        if spec.autoscaler.enabled:
+            self.scaling = ScalingLoop(
+                AutoScaler.from_spec(spec.autoscaler),
+                self.fleet,
+                spec.autoscaler.interval_s,
+                on_event,
+            )
+
+    async def start(self) -> None:
+        """Boot the initial instances, then start scaling. Raises what the first failed boot raised if none is ready."""
+        await self.fleet.start(self.spec.instances.initial)
+        if self.scaling is not None:
+            self.scaling.start()
+
+    async def drain(self, limit_s: float) -> bool:
+        """Wait, at most `limit_s`, until no request is in flight. True when none is left."""
+        idle = self.gateway.idle()
+        try:
+            async with asyncio.timeout(limit_s):
+                await idle
+        except TimeoutError:
+            return False
+        return True
+
+    async def aclose(self) -> None:
+        if self.scaling is not None:
+            await self.scaling.aclose()
+        await self.fleet.aclose()
+        if self.cache is not None:
+            await self.cache.aclose()
+
+
+def build_instance(
+    instance_id: str, spec: DeploymentSpec, llm: MessagesPort, compute: Compute, *, seed: int
+) -> Instance:
+    """One instance over the endpoint's port: slots, processor, retries."""
+    processor = AsyncLLMProcessor(
+        port=llm,
+        retry=spec.retry,
+        concurrency=spec.instances.concurrency,
+        uniform=hashed_uniform(seed),
+    )
+    return Instance(
+        instance_id,
+        processor,
+        compute=compute,
+        concurrency=spec.instances.concurrency,
+        queue_limit=spec.instances.queue_limit,
+        metrics_window_s=max(spec.autoscaler.interval_s, spec.instances.heartbeat_s),
+    )

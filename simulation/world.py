@@ -1,0 +1,197 @@
+"""The virtual world: the system of `reference_impl`, wired as live, with models behind its ports, on a SimPy clock."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+from simulation.models.llm_endpoint import LLMEndpoint
+
+from reference_impl.instances.instance import Instance
+from reference_impl.instances.meter import StationMeter
+from reference_impl.llm.port import MessagesPort
+from reference_impl.messages import Call, Completion, Emit
+from reference_impl.overload.jitter import hashed_uniform
+from reference_impl.system import System, build_instance
+from reference_impl.telemetry import RequestRecord, StationSample, SystemEvent
+from simulation.kernel import run
+from simulation.models.clients import Clients
+from simulation.models.cpu import Host, VirtualCpu
+from simulation.models.instance import VirtualProvider
+from simulation.models.network import Link, RemotePort
+from simulation.scenario.schema import ProcessCpu, Scenario
+from simulation.scenario.workload import CompiledWorkload
+
+__all__ = ["RunSink", "SimulationSummary", "simulate"]
+
+
+class RunSink(Protocol):
+    """Where records go: `reference_impl.telemetry.run_folder.RunWriter`, or lists in an experiment."""
+
+    def request(self, record: RequestRecord, /) -> None: ...
+    def station(self, sample: StationSample, /) -> None: ...
+    def event(self, event: SystemEvent, /) -> None: ...
+
+
+class SimulationSummary(msgspec.Struct, frozen=True):
+    """What a run did: `sent` = `ended`, of them `unfinished`; `simulated_s` is when its last request ended."""
+
+    sent: int
+    ended: int
+    simulated_s: float
+
+
+def simulate(
+    scenario: Scenario,
+    workload: CompiledWorkload,
+    sink: RunSink,
+    *,
+    on_progress: Callable[[float, int], None] | None = None,
+    max_events: int | None = None,
+    wall_clock_limit_s: float | None = None,
+    wall_clock: Callable[[], float] | None = None,
+) -> SimulationSummary:
+    """Play `workload` against `scenario` in virtual time.
+
+    Args:
+        on_progress: called at every sample with (simulated seconds, requests ended).
+        max_events, wall_clock_limit_s, wall_clock: limits of the run (`simulation.kernel.run`).
+
+    Raises:
+        simulation.kernel.LimitExceeded: a limit was reached; what was recorded is in the sink.
+    """
+    world = _World(scenario, workload, sink, on_progress)
+    return run(
+        world.main(),
+        max_events=max_events,
+        wall_clock_limit_s=wall_clock_limit_s,
+        clock=wall_clock,
+    )
+
+
+class _World:
+    def __init__(
+        self,
+        scenario: Scenario,
+        workload: CompiledWorkload,
+        sink: RunSink,
+        on_progress: Callable[[float, int], None] | None,
+    ) -> None:
+        self._scenario = scenario
+        self._workload = workload
+        self._sink = sink
+        self._on_progress = on_progress
+        self._origin_s = 0.0
+        self._early_events: list[SystemEvent] | None = []
+
+    async def main(self) -> SimulationSummary:
+        scenario = self._scenario
+        loop = asyncio.get_running_loop()
+        network, seed = scenario.network, scenario.seed
+        self._host = Host(scenario.deployment.cores)
+        self._gateway_cpu = VirtualCpu("gateway", scenario.cpu.gateway, self._host)
+        self._endpoint_link = Link("instance-endpoint", network.instance_endpoint_s, seed)
+        endpoint = LLMEndpoint(scenario.endpoint, seed, detail=scenario.stream_detail)
+        self._endpoint = _EndpointStation(endpoint)
+        self._provider = VirtualProvider(
+            scenario.deployment.instances,
+            self._make_instance,
+            Link("gateway-instance", network.gateway_instance_s, seed),
+            hashed_uniform(seed),
+        )
+        self._system = System(
+            scenario.deployment,
+            self._provider,
+            self._gateway_cpu,
+            seed=seed,
+            on_event=self._event,
+        )
+        await self._system.start()
+        self._begin(loop.time())
+        client_cpu = None
+        if scenario.cpu.client != ProcessCpu():
+            client_cpu = VirtualCpu("client", scenario.cpu.client, self._host)
+        clients = Clients(
+            self._workload,
+            RemotePort(
+                self._system.gateway, Link("client-gateway", network.client_gateway_s, seed)
+            ),
+            origin_s=self._origin_s,
+            horizon_s=scenario.horizon_s,
+            on_record=self._sink.request,
+            cpu=client_cpu,
+        )
+        sampling = asyncio.create_task(self._sample_stations(clients), name="background:sampling")
+        await clients.play(scenario.drain_s)
+        ended_s = loop.time() - self._origin_s
+        sampling.cancel()
+        await asyncio.gather(sampling, return_exceptions=True)
+        self._take_samples()
+        await self._system.aclose()
+        return SimulationSummary(clients.sent, clients.ended, ended_s)
+
+    def _make_instance(self, instance_id: str) -> tuple[Instance, VirtualCpu]:
+        scenario = self._scenario
+        cpu = VirtualCpu(instance_id, scenario.cpu.instance, self._host)
+        llm = RemotePort(self._endpoint, self._endpoint_link)
+        return build_instance(instance_id, scenario.deployment, llm, cpu, seed=scenario.seed), cpu
+
+    def _begin(self, now_s: float) -> None:
+        """The run starts now: the initial fleet is up."""
+        self._origin_s = now_s
+        early, self._early_events = self._early_events or [], None
+        for event in early:
+            self._event(event)
+
+    def _event(self, event: SystemEvent) -> None:
+        if self._early_events is not None:
+            self._early_events.append(event)
+        else:
+            self._sink.event(msgspec.structs.replace(event, t_s=event.t_s - self._origin_s))
+
+    async def _sample_stations(self, clients: Clients) -> None:
+        loop = asyncio.get_running_loop()
+        interval_s = self._scenario.sample_interval_s
+        tick = 0
+        while True:
+            tick += 1
+            await asyncio.sleep(self._origin_s + tick * interval_s - loop.time())
+            self._take_samples()
+            if self._on_progress is not None:
+                self._on_progress(loop.time() - self._origin_s, clients.ended)
+
+    def _take_samples(self) -> None:
+        now_s = asyncio.get_running_loop().time()
+        record, origin_s = self._sink.station, self._origin_s
+        record(self._gateway_cpu.sample(now_s, origin_s))
+        for running in self._provider.running():
+            record(running.instance.sample(origin_s=origin_s))
+            record(running.cpu.sample(now_s, origin_s))
+        fleet = self._system.fleet.sample()
+        record(msgspec.structs.replace(fleet, t_s=fleet.t_s - origin_s))
+        record(self._endpoint.meter.sample(origin_s=origin_s))
+
+
+class _EndpointStation:
+    """The endpoint with a meter of the calls that it holds."""
+
+    def __init__(self, endpoint: MessagesPort) -> None:
+        self._endpoint = endpoint
+        self.meter = StationMeter("endpoint", "endpoint", float("inf"))
+
+    async def complete(self, call: Call, emit: Emit | None = None) -> Completion:
+        meter = self.meter
+        meter.advance()
+        meter.arrivals += 1
+        meter.busy += 1
+        try:
+            return await self._endpoint.complete(call, emit)
+        finally:
+            meter.advance()
+            meter.completions += 1
+            meter.busy -= 1
+
+    async def aclose(self) -> None:
+        """The endpoint outlives every instance that calls it."""
