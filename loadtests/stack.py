@@ -1,0 +1,134 @@
+"""The live system on free loopback ports: the mock LLM in a process of its own, and the gateway, which starts its instances."""
+
+from __future__ import annotations
+
+import atexit
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+import msgspec
+
+from loadtests.child_process import ChildProcess, ProcessFailed, python_module
+from simulation.scenario.schema import Scenario
+
+__all__ = ["Stack", "StackError"]
+
+READY_LIMIT_S: Final = 30.0
+STOP_GRACE_S: Final = 10.0
+LOGS: Final = "logs"
+MOCK_LOG: Final = "mock.jsonl"
+
+
+class StackError(RuntimeError):
+    """The live system did not start, or part of it died: one line for people."""
+
+
+class Stack:
+    """Mock, gateway and instances of a scenario; a context manager that leaves no process behind.
+
+    Args:
+        scenario: its deployment, endpoint profile and seed are started.
+        run_dir: traces, station samples, events, the mock's log and all output go here.
+        tenants: API key -> tenant, for the gateway; empty: everybody is let in.
+
+    `url` is the gateway's base address once the stack was entered. Raises StackError.
+    """
+
+    def __init__(
+        self, scenario: Scenario, run_dir: Path, tenants: Mapping[str, str] | None = None
+    ) -> None:
+        self.url = ""
+        self._scenario = scenario
+        self._run_dir = run_dir.resolve()
+        self._logs = self._run_dir / LOGS
+        self._tenants = dict(tenants or {})
+        self._children: list[ChildProcess] = []
+
+    def __enter__(self) -> Stack:
+        atexit.register(self.stop)
+        try:
+            self.url = self._start_gateway(self._start_mock())
+        except ProcessFailed as error:
+            self.stop()
+            raise StackError(str(error)) from None
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def check(self) -> None:
+        """Raises StackError if a process of the stack has ended."""
+        for child in self._children:
+            status = child.exit_status()
+            if status is not None:
+                raise StackError(child.obituary(status))
+
+    def stop(self) -> None:
+        """End everything, the gateway first so that it can drain. Idempotent."""
+        atexit.unregister(self.stop)
+        try:
+            while self._children:
+                self._children[-1].stop(STOP_GRACE_S)
+                self._children.pop()
+        finally:
+            # Only after an interrupt of the loop above: no more patience.
+            for child in self._children:
+                child.stop(0.0)
+            self._children.clear()
+
+    def _start(
+        self, name: str, command: list[str], environment: Mapping[str, str] | None = None
+    ) -> str:
+        child = ChildProcess(name, command, self._logs, environment=environment)
+        self._children.append(child)
+        ready = child.wait_ready(READY_LIMIT_S)
+        url = ready.get("ready")
+        if not isinstance(url, str):
+            raise ProcessFailed(f"{name} gave no address in its ready line: {ready}")
+        return url
+
+    def _start_mock(self) -> str:
+        profile = self._logs / "endpoint.json"
+        self._logs.mkdir(parents=True, exist_ok=True)
+        profile.write_text(self._scenario.endpoint.model_dump_json())
+        return self._start(
+            "mock",
+            python_module(
+                "loadtests.mock_llm",
+                *("--port", "0"),
+                *("--profile", str(profile)),
+                *("--seed", str(self._scenario.seed)),
+                *("--log", str(self._run_dir / MOCK_LOG)),
+            ),
+        )
+
+    def _start_gateway(self, upstream_url: str) -> str:
+        config = self._logs / "gateway.json"
+        document = {
+            "deployment": self._scenario.deployment.model_dump(mode="json"),
+            "upstream_url": upstream_url,
+            "run_dir": str(self._run_dir),
+            "seed": self._scenario.seed,
+            "port": 0,
+            "forward_tags": True,
+            "tenants": self._tenants,
+            "sample_interval_s": self._scenario.sample_interval_s,
+        }
+        config.write_bytes(msgspec.json.encode(document))
+        config.chmod(0o600)
+        return self._start(
+            "gateway",
+            python_module("reference_impl.service", "gateway", "--config", str(config)),
+            # A real key has no business with a mock.
+            {"ANTHROPIC_API_KEY": "key-of-the-mock"},
+        )
