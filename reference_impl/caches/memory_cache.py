@@ -7,7 +7,7 @@ An `OrderedDict` keeps the order of use: a hit moves its entry to the end in con
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import msgspec
@@ -16,8 +16,8 @@ __all__ = ["ENTRY_OVERHEAD_BYTES", "MemoryCache", "MemoryCacheStatistics", "Memo
 
 V = TypeVar("V")
 
-# Measured with tracemalloc on CPython 3.11: a 32-character key, the entry, its floats, and its node of the OrderedDict.
-ENTRY_OVERHEAD_BYTES = 400
+# Measured with tracemalloc on CPython 3.11 (292 bytes): the key's header, the entry, its floats, its node in the OrderedDict.
+ENTRY_OVERHEAD_BYTES = 300
 
 
 class MemoryEntry(Generic[V]):
@@ -117,19 +117,19 @@ class MemoryCache(Generic[V]):
         self._size_bytes -= self._charged_bytes(key, entry)
         return True
 
+    def keys_where(self, matches: Callable[[str, frozenset[str]], bool]) -> list[str]:
+        """The keys of the entries for which `matches(key, tags)`; linear in the entries."""
+        return [key for key, entry in self._entries.items() if matches(key, entry.tags)]
+
     def discard_where(self, matches: Callable[[str, frozenset[str]], bool]) -> int:
-        """Forget every entry for which `matches(key, tags)`; returns how many. Linear in the entries."""
-        doomed = [key for key, entry in self._entries.items() if matches(key, entry.tags)]
+        """Forget the entries of `keys_where(matches)`; returns how many."""
+        doomed = self.keys_where(matches)
         for key in doomed:
             self.discard(key)
         return len(doomed)
 
     def __len__(self) -> int:
         return len(self._entries)
-
-    def __iter__(self) -> Iterator[str]:
-        """Keys, least recently used first."""
-        return iter(self._entries)
 
     def statistics(self) -> MemoryCacheStatistics:
         return MemoryCacheStatistics(

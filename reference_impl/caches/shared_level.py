@@ -25,6 +25,7 @@ from reference_impl.caches.port import (
 )
 from reference_impl.caches.statistics import SharedLevelStatistics
 from reference_impl.overload.breaker import BreakerState, CircuitBreaker
+from reference_impl.overload.jitter import Uniform, hashed_uniform
 
 __all__ = ["Claim", "Found", "SharedLevel"]
 
@@ -80,7 +81,7 @@ class SharedLevel(Generic[T]):
         timeout_s: the longest that one look-up waits for the store, over all its steps.
         breaker: makes the breaker, given its listener; the default opens when half of the last half second failed, five
             questions at least, and probes from a second on.
-        uniform: draws from (0, 1) that jitter the breaker; by default its middle.
+        uniform: the luck that keeps the breakers of many processes from probing together.
         lease_s: how long a dead process keeps others from computing its key; a live one renews it.
         lease_wait_s: the longest wait for another process's computation, after which this one computes too.
         on_breaker_change: told (now, old state, new state), beside the log.
@@ -95,7 +96,7 @@ class SharedLevel(Generic[T]):
         timeout_s: float = 0.05,
         breaker: Callable[[Callable[[float, BreakerState, BreakerState], None]], CircuitBreaker]
         | None = None,
-        uniform: Callable[[], float] = lambda: 0.5,
+        uniform: Uniform | None = None,
         lease_s: float = 5.0,
         lease_wait_s: float = 60.0,
         on_breaker_change: Callable[[float, BreakerState, BreakerState], None] | None = None,
@@ -111,7 +112,7 @@ class SharedLevel(Generic[T]):
         self.timeout_s = timeout_s
         self._codec: Codec[T] = MsgpackCodec() if codec is None else codec
         self._breaker = (breaker or _default_breaker)(self._breaker_changed)
-        self._uniform = uniform
+        self._uniform = hashed_uniform(0) if uniform is None else uniform
         self._lease_s = lease_s
         self._lease_wait_s = lease_wait_s
         self._on_breaker_change = on_breaker_change
@@ -341,7 +342,8 @@ class SharedLevel(Generic[T]):
                 self._timeouts += 1
                 error = StoreUnavailable(f"no answer within {now_s - asked_s:.3f} s")
             self._last_error = str(error)
-            self._breaker.failed(permit, now_s, self._uniform())
+            luck = self._uniform(f"cache breaker {self.name}", self._errors, 0)
+            self._breaker.failed(permit, now_s, luck)
             raise error
         except BaseException:
             self._breaker.abandoned(permit)
