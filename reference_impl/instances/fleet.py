@@ -257,6 +257,8 @@ class Fleet:
         self._count()
         self._failed()
         self._emit(instance_id, "died", reason=reason, in_flight=in_flight)
+        # What is left of it: its port, or a process that hangs.
+        self._spawn(self._stop(instance_id, 0.0), f"background:stop {instance_id}")
         self._fill_up()
 
     # Upkeep.
@@ -280,7 +282,6 @@ class Fleet:
         now_s = self._loop.time()
         if now_s - self._unhealthy_since_s.setdefault(instance_id, now_s) >= UNRESPONSIVE_S:
             self._died(instance_id, f"unresponsive for {UNRESPONSIVE_S:g} s")
-            self._spawn(self._stop(instance_id, 0.0), f"background:stop {instance_id}")
 
     def _failed(self) -> None:
         """The first failure in a while is made good at once; a series of them in growing intervals."""

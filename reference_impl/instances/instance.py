@@ -7,6 +7,7 @@ from typing import Protocol
 
 import msgspec
 
+from reference_impl.compute import Compute, InlineCompute
 from reference_impl.errors import (
     ConnectionFailed,
     InvalidRequest,
@@ -17,7 +18,8 @@ from reference_impl.errors import (
 from reference_impl.instances.monitor import InstanceMonitor
 from reference_impl.instances.port import InstanceMetrics
 from reference_impl.instances.slots import Slot, Slots, SlotsStatistics
-from reference_impl.messages import Call, Completion, Emit
+from reference_impl.messages import BYTES_PER_KB, Call, Completion, Emit
+from reference_impl.relay import Relay
 from reference_impl.telemetry import StationSample
 
 __all__ = ["Instance", "InstanceStatistics", "SlotAwareProcessor"]
@@ -63,6 +65,7 @@ class Instance:
         instance_id: str,
         processor: SlotAwareProcessor,
         *,
+        compute: Compute | None = None,
         concurrency: int = 16,
         queue_limit: int = 256,
         weight: float = 1.0,
@@ -72,6 +75,7 @@ class Instance:
         self.concurrency = concurrency
         self.weight = weight
         self._processor = processor
+        self._compute: Compute = compute if compute is not None else InlineCompute()
         self._loop = asyncio.get_running_loop()
         self._slots = Slots(concurrency, queue_limit, f"{instance_id} slots")
         self._monitor = InstanceMonitor(instance_id, self._loop.time(), window_s=metrics_window_s)
@@ -98,9 +102,13 @@ class Instance:
         admitted = False
         self._in_flight += 1
         try:
+            await self._compute.use("parse", call.size_bytes / BYTES_PER_KB)
             await lease.acquire()
             admitted = True
-            completion = await self._processor.complete(call, emit, lease)
+            await self._compute.use("forward", call.size_bytes / BYTES_PER_KB)
+            relay = None if emit is None else Relay(emit, self._compute)
+            completion = await self._processor.complete(call, relay, lease)
+            await self._compute.use("encode", completion.size_bytes / BYTES_PER_KB)
         except asyncio.CancelledError:
             self._cancelled += 1
             raise

@@ -1,0 +1,25 @@
+"""CPU and memory of this process, by psutil: the live source of an instance's usage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from reference_impl.instances.heartbeat import Usage
+
+__all__ = ["process_usage"]
+
+
+def process_usage() -> Callable[[], Usage]:
+    """A function that returns the CPU used since its last call (of one core, at most 1) and the share of the memory."""
+    import psutil
+
+    process = psutil.Process()
+    process.cpu_percent(None)  # the first call has nothing to compare with
+
+    def usage() -> Usage:
+        return Usage(
+            cpu=min(1.0, process.cpu_percent(None) / 100.0),
+            memory=process.memory_percent() / 100.0,
+        )
+
+    return usage

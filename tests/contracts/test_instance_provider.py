@@ -1,0 +1,348 @@
+"""One contract for every provider of instances; here the local processes, on a real loop and with real children.
+
+The child is a tiny HTTP-less program: it announces itself, and ends on SIGTERM once a file that stands for its calls in
+flight has gone. Every wait has a limit, and none is a sleep.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import textwrap
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+import uvloop
+
+from reference_impl.errors import UpstreamFailed
+from reference_impl.instances.local_process import LocalProcessProvider, service_command
+from reference_impl.instances.port import InstanceMetrics
+from reference_impl.messages import Call, Completion, Emit
+
+LIMIT_S = 20.0
+
+
+class RecordingPort:
+    """A port that only remembers its address and whether it was closed."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.closed = False
+
+    async def complete(self, call: Call, emit: Emit | None = None) -> Completion:
+        raise AssertionError("this port answers nothing")
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+CHILD = """
+import json, os, signal, sys, threading
+
+mode, instance_id, folder = sys.argv[1:4]
+if mode == "fails":
+    print("first line of a long story", file=sys.stderr)
+    print("ValueError: upstream_url: 'nowhere' is not a URL", file=sys.stderr)
+    sys.exit(3)
+gone = threading.Event()
+signal.signal(signal.SIGTERM, (lambda *_: None) if mode == "stubborn" else (lambda *_: gone.set()))
+if mode == "mute":
+    if os.path.exists(os.path.join(folder, "begun")):
+        open(os.path.join(folder, "begun"), "w").close()  # a pipe: tells the test that we run
+    gone.wait()
+    sys.exit(0)
+if mode == "chatty":
+    print("x" * 300_000)
+    sys.stderr.write("y" * 300_000 + "\\n")
+    print("not the ready line")
+print(json.dumps({"ready": "http://127.0.0.1:9", "pid": os.getpid()}), flush=True)
+if mode == "crashes":
+    sys.stdin = open(os.path.join(folder, "crash"))  # a pipe: opens when the test writes to it
+    print("MemoryError: no room", file=sys.stderr, flush=True)
+    os._exit(7)
+while not gone.wait(60):
+    pass
+with open(os.path.join(folder, instance_id + ".drained"), "w") as file:
+    file.write("yes")
+"""
+
+
+Run = Callable[[Callable[[], Awaitable[None]]], None]
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    path = tmp_path / "child.py"
+    path.write_text(textwrap.dedent(CHILD))
+    return path
+
+
+@asynccontextmanager
+async def provider_of(
+    program: Path, mode: str = "well", *, boot_s: float = 0.0, ready_limit_s: float = LIMIT_S
+) -> AsyncIterator[LocalProcessProvider]:
+    def command(instance_id: str) -> Sequence[str]:
+        return [sys.executable, "-I", "-S", str(program), mode, instance_id, str(program.parent)]
+
+    provider = LocalProcessProvider(
+        command,
+        RecordingPort,
+        lambda _: boot_s,
+        capacity=4,
+        heartbeat_s=1.0,
+        ready_limit_s=ready_limit_s,
+    )
+    try:
+        yield provider
+    finally:
+        await provider.aclose()
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """Run on a real loop, within a limit; no child may be left."""
+    loop_factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
+
+    async def limited(work: Callable[[], Awaitable[None]]) -> None:
+        async with asyncio.timeout(LIMIT_S):
+            await work()
+
+    def run_limited(work: Callable[[], Awaitable[None]]) -> None:
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(limited(work))
+        assert children() == [], "a child process was left behind"
+
+    return run_limited
+
+
+def children() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+def test_a_started_instance_is_ready_with_its_port_and_capacity(program: Path, run: Run) -> None:
+    async def work() -> None:
+        async with provider_of(program) as provider:
+            running = await provider.start("instance-1")
+            assert running.instance_id == "instance-1"
+            assert running.capacity == 4
+            assert isinstance(running.port, RecordingPort)
+            assert running.port.url == "http://127.0.0.1:9"
+            assert running.ended is not None
+            assert not running.ended.done()
+
+    run(work)
+
+
+def test_an_instance_is_ready_no_earlier_than_its_boot_time(program: Path, run: Run) -> None:
+    async def work() -> None:
+        async with provider_of(program, boot_s=0.4) as provider:
+            from_s = asyncio.get_running_loop().time()
+            await provider.start("instance-1")
+            assert (
+                asyncio.get_running_loop().time() - from_s >= 0.4 - 1e-3
+            )  # uvloop's clock steps by 1 ms
+
+    run(work)
+
+
+def test_a_stopped_instance_drains_ends_and_closes_its_port(program: Path, run: Run) -> None:
+    async def work() -> None:
+        async with provider_of(program) as provider:
+            running = await provider.start("instance-1")
+            await provider.stop("instance-1", LIMIT_S)
+            assert (program.parent / "instance-1.drained").read_text() == "yes"
+            assert isinstance(running.port, RecordingPort)
+            assert running.port.closed
+            assert running.ended is not None
+            assert running.ended.cancelled()
+            assert provider.metrics() == []
+            await provider.stop("instance-1", 0.0)  # without effect
+
+    run(work)
+
+
+def test_an_instance_that_ignores_the_request_to_end_is_killed(
+    program: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reference_impl.instances.local_process._EXIT_GRACE_S", 0.1)
+
+    async def work() -> None:
+        async with provider_of(program, "stubborn") as provider:
+            await provider.start("instance-1")
+            await provider.stop("instance-1", 0.1)
+            assert children() == []
+            assert not (program.parent / "instance-1.drained").exists()
+
+    run(work)
+
+
+def test_a_failing_start_is_one_line_with_the_last_words_of_the_child(
+    program: Path, run: Run
+) -> None:
+    async def work() -> None:
+        async with provider_of(program, "fails") as provider:
+            with pytest.raises(UpstreamFailed) as failure:
+                await provider.start("instance-1")
+        assert failure.value.message == (
+            "instance-1: exited with status 3 before it was ready: "
+            "ValueError: upstream_url: 'nowhere' is not a URL"
+        )
+
+    run(work)
+
+
+def test_a_program_that_does_not_exist_is_one_line(tmp_path: Path, run: Run) -> None:
+    async def work() -> None:
+        provider = LocalProcessProvider(
+            lambda _: [str(tmp_path / "no-such-program")],
+            RecordingPort,
+            lambda _: 0.0,
+            capacity=1,
+            heartbeat_s=1.0,
+        )
+        with pytest.raises(UpstreamFailed, match="No such file") as failure:
+            await provider.start("instance-1")
+        assert "\n" not in failure.value.message
+
+    run(work)
+
+
+def test_an_instance_that_is_never_ready_fails_and_leaves_no_process(
+    program: Path, run: Run
+) -> None:
+    async def work() -> None:
+        async with provider_of(program, "mute", ready_limit_s=0.3) as provider:
+            with pytest.raises(UpstreamFailed, match=r"not ready within 0\.3 s$"):
+                await provider.start("instance-1")
+            assert children() == []
+
+    run(work)
+
+
+def test_a_cancelled_start_leaves_nothing_behind(program: Path, run: Run) -> None:
+    begun = program.parent / "begun"
+    os.mkfifo(begun)
+
+    async def work() -> None:
+        async with provider_of(program, "mute") as provider:
+            start = asyncio.create_task(provider.start("instance-1"))
+            await asyncio.to_thread(begun.read_bytes)
+            assert len(children()) == 1
+            start.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await start
+            assert children() == []
+            assert provider.metrics() == []
+
+    run(work)
+
+
+def test_a_crash_is_told_with_its_status_and_last_words(program: Path, run: Run) -> None:
+    os.mkfifo(program.parent / "crash")
+
+    async def work() -> None:
+        async with provider_of(program, "crashes") as provider:
+            running = await provider.start("instance-1")
+            assert running.ended is not None
+            descriptor = await asyncio.to_thread(os.open, program.parent / "crash", os.O_WRONLY)
+            os.close(descriptor)
+            assert await running.ended == "exited with status 7: MemoryError: no room"
+            assert provider.metrics() == []
+
+    run(work)
+
+
+def test_a_killed_instance_is_told_and_is_no_zombie(program: Path, run: Run) -> None:
+    async def work() -> None:
+        async with provider_of(program) as provider:
+            running = await provider.start("instance-1")
+            assert running.ended is not None
+            (child,) = children()
+            os.kill(child.pid, signal.SIGKILL)
+            assert await running.ended == "was killed by SIGKILL"
+            assert not psutil.pid_exists(child.pid)
+
+    run(work)
+
+
+def test_a_child_that_writes_much_before_it_is_ready_is_not_stuck(program: Path, run: Run) -> None:
+    async def work() -> None:
+        async with provider_of(program, "chatty") as provider:
+            await provider.start("instance-1")
+
+    run(work)
+
+
+def test_reports_of_running_instances_are_kept_and_others_ignored(program: Path, run: Run) -> None:
+    async def work() -> None:
+        async with provider_of(program) as provider:
+            assert not provider.heartbeat(InstanceMetrics("instance-1"))
+            await provider.start("instance-1")
+            assert provider.heartbeat(InstanceMetrics("instance-1", cpu_usage=0.5, capacity=4))
+            assert [m.cpu_usage for m in provider.metrics()] == [0.5]
+            await provider.stop("instance-1", LIMIT_S)
+            assert not provider.heartbeat(InstanceMetrics("instance-1"))
+
+    run(work)
+
+
+def test_closing_ends_every_instance(program: Path, run: Run) -> None:
+    async def work() -> None:
+        async with provider_of(program) as provider:
+            await asyncio.gather(*(provider.start(f"instance-{n}") for n in range(3)))
+            assert len(children()) == 3
+            await provider.aclose()
+            assert children() == []
+
+    run(work)
+
+
+PARENT = """
+import asyncio, sys
+from reference_impl.instances.local_process import LocalProcessProvider
+
+async def main():
+    provider = LocalProcessProvider(
+        lambda name: [sys.executable, "-I", "-S", sys.argv[1], "stubborn", name, sys.argv[2]],
+        lambda url: None, lambda _: 0.0, capacity=1, heartbeat_s=1.0,
+    )
+    await provider.start("instance-1")
+    print("started", flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
+def test_a_child_does_not_outlive_a_parent_that_is_killed(program: Path, run: Run) -> None:
+    async def work() -> None:
+        parent = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            PARENT,
+            str(program),
+            str(program.parent),
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        )
+        assert parent.stdout is not None
+        assert await parent.stdout.readline() == b"started\n"
+        (grandchild,) = psutil.Process(parent.pid).children()
+        parent.kill()
+        await parent.wait()
+        await asyncio.to_thread(psutil.wait_procs, [grandchild], LIMIT_S)
+        assert not grandchild.is_running() or grandchild.status() == psutil.STATUS_ZOMBIE
+
+    run(work)
+
+
+def test_the_projects_own_instances_ignore_modules_of_the_current_folder() -> None:
+    command = service_command(Path("run") / "config.json")("instance-7")
+    assert command[:5] == [sys.executable, "-P", "-m", "reference_impl.service", "instance"]
+    assert command[5:] == ["--config", str(Path("run") / "config.json"), "--id", "instance-7"]
