@@ -14,6 +14,7 @@ from reference_impl.telemetry.records import Outcome
 __all__ = [
     "AuthenticationFailed",
     "ConnectionFailed",
+    "EndpointUnreachable",
     "InvalidRequest",
     "NoInstance",
     "NotFound",
@@ -142,6 +143,16 @@ class UpstreamFailed(ServiceError):
 
 class ConnectionFailed(UpstreamFailed):
     """No connection, or it was lost before the first event of an answer."""
+
+    outcome: ClassVar[Outcome] = "connection_error"
+
+
+class EndpointUnreachable(UpstreamFailed):
+    """An instance is well, but its attempts found no connection to the endpoint.
+
+    Apart from `ConnectionFailed`, because another instance would fare no better: the gateway tries others only when it is
+    the instance that cannot be reached.
+    """
 
     outcome: ClassVar[Outcome] = "connection_error"
 

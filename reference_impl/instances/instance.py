@@ -10,6 +10,7 @@ import msgspec
 from reference_impl.compute import Compute, InlineCompute
 from reference_impl.errors import (
     ConnectionFailed,
+    EndpointUnreachable,
     InvalidRequest,
     NoInstance,
     Rejected,
@@ -125,9 +126,13 @@ class Instance:
                 self._rejected += 1
                 self._monitor.rejected()
             raise
+        except ConnectionFailed as error:
+            self._failed += 1
+            self._monitor.observe(time() - from_s, ok=False, own_fault=True)
+            raise EndpointUnreachable(error.message, request_id=error.request_id) from error
         except Exception as error:
             self._failed += 1
-            own_fault = isinstance(error, ConnectionFailed) or not isinstance(error, ServiceError)
+            own_fault = not isinstance(error, ServiceError)
             self._monitor.observe(time() - from_s, ok=False, own_fault=own_fault)
             raise
         else:

@@ -10,6 +10,7 @@ import msgspec
 
 from reference_impl.errors import (
     ConnectionFailed,
+    EndpointUnreachable,
     Overloaded,
     RateLimited,
     Rejected,
@@ -37,7 +38,7 @@ OUTCOME_HEADER: Final = "x-twinload-outcome"
 _ERROR_OF_OUTCOME: Final[dict[str, type[ServiceError]]] = {
     kind.outcome: kind
     for kind in (
-        ConnectionFailed,
+        EndpointUnreachable,
         Overloaded,
         RateLimited,
         Rejected,
