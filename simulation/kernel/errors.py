@@ -50,6 +50,13 @@ class UnhandledErrors(KernelError):
         self.contexts = tuple(contexts)
 
 
+class Stopped(BaseException):
+    """Internal: leaves the loop's turns, because of stop() or with an error that ends the run."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error
+
+
 def describe_context(context: Mapping[str, Any]) -> str:
     """One line on an exception-handler context: its message, the error and whose it is."""
     line = str(context.get("message", "unhandled error"))

@@ -23,27 +23,30 @@ import threading
 import weakref
 from asyncio import events
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from functools import partial
-from heapq import heapify, heappop, heappush
-from itertools import count, repeat
-from typing import Any, NoReturn, TypeVar, TypeVarTuple, Unpack
+from heapq import heapify, heappush
+from itertools import count
+from typing import Any, NoReturn, TypeVar, TypeVarTuple, cast
 
-from simpy.events import NORMAL, URGENT, Event, Process
+from simpy.events import NORMAL, Event, Process
 
+from simulation.kernel.bounds import Bounds
+from simulation.kernel.calls_from_c import fast_call_soon
 from simulation.kernel.environment import LoopEnvironment
 from simulation.kernel.errors import (
     Deadlock,
     KernelError,
     LimitExceeded,
     NotInVirtualTime,
-    Spinning,
+    Stopped,
     UnhandledErrors,
 )
 from simulation.kernel.refusals import NoOutsideWorld
-from simulation.kernel.tasks import BACKGROUND_PREFIX, SimulationTask, in_background
-from simulation.kernel.timers import Milestone, ReadyHandle, Timer
+from simulation.kernel.tasks import BACKGROUND_PREFIX, UNNAMED, SimulationTask, in_background
+from simulation.kernel.timers import Milestone, ReadyHandle, Timer, set_result_unless_cancelled
+from simulation.kernel.turns import take_turns
 from simulation.kernel.waiting import BackgroundWatch, describe_waiting, pending_tasks
 
 T = TypeVar("T")
@@ -54,14 +57,6 @@ _new_handle: Any = ReadyHandle.__new__
 _new_task: Any = SimulationTask.__new__
 
 _COMPACT_FROM = 64
-_CALLBACKS_BETWEEN_CHECKS = 4096
-
-
-class _Stopped(BaseException):
-    """Leaves the turns: because of stop(), or with an error that ends the run."""
-
-    def __init__(self, error: BaseException | None = None) -> None:
-        self.error = error
 
 
 class SimulationLoop(NoOutsideWorld):
@@ -73,9 +68,7 @@ class SimulationLoop(NoOutsideWorld):
     Args:
         max_callbacks_per_instant: callbacks and SimPy events at one instant, beyond which the
             run ends with `Spinning`.
-        max_events: callbacks and SimPy events in all; None: no bound.
-        wall_clock_limit_s: seconds of `clock` after which the run ends; None: no bound.
-        clock: a clock in seconds, for the limit. The kernel reads no clock of its own.
+        bounds: of events, wall-clock time and virtual time, for the whole run.
         eager: start tasks in `create_task` (Python 3.12 and later).
         background_patience_s: virtual seconds for which background tasks alone keep a run going
             while the main coroutine waits. After at most twice as long it is a deadlock.
@@ -88,46 +81,45 @@ class SimulationLoop(NoOutsideWorld):
         self,
         *,
         max_callbacks_per_instant: int = 1_000_000,
-        max_events: int | None = None,
-        wall_clock_limit_s: float | None = None,
-        clock: Callable[[], float] | None = None,
+        bounds: Bounds | None = None,
         eager: bool = False,
         background_patience_s: float = 3600.0,
     ) -> None:
-        if wall_clock_limit_s is not None and clock is None:
-            raise ValueError("wall_clock_limit_s needs clock=, for example clock=time.monotonic")
         if eager and sys.version_info < (3, 12):
             raise ValueError("eager tasks need Python 3.12 or later")
         self.env = LoopEnvironment(0.0)
-        self._queue: list[Any] = self.env._queue
+        self._queue = cast("list[Any]", self.env._queue)
         self._next_id = self.env._eid.__next__
         self._next_serial = count(1).__next__
         self._ready: deque[Any] = deque()
         self._dead = 0  # cancelled timers in the queue
-        self._task_options: dict[str, Any] = {"eager_start": True} if eager else {}
+        self._eager = eager
         self._task_factory: Any = None
         self._exception_handler: Callable[..., object] | None = None
         self._generators: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self._closers: list[asyncio.Task[None]] = []
         self._watch: BackgroundWatch | None = None
         self._patience_s = background_patience_s
-        self._until = math.inf
-        self._max_callbacks_per_instant = max_callbacks_per_instant
-        self._max_events = math.inf if max_events is None else max_events
-        self._clock = clock
-        self._give_up_at = math.inf
-        if clock is not None and wall_clock_limit_s is not None:
-            self._give_up_at = clock() + wall_clock_limit_s
+        self.max_callbacks_per_instant = max_callbacks_per_instant
+        self.bounds = Bounds() if bounds is None else bounds
         self._thread: int | None = None
         self._stopping = False
-        self._winding_up = False
+        self._cleaning_up = False
         self._closed = False
         self._debug = False
         self.failures: list[dict[str, Any]] = []
         """Exception-handler contexts of the errors that nobody retrieved."""
-        # A partial of the C class costs no Python frame; asyncio.sleep calls it every time.
-        self.create_future = partial(asyncio.Future, loop=self)  # type: ignore[method-assign]
-        heappush(self._queue, (math.inf, URGENT, -1, Milestone(self._nothing_left)))
+        # Faster twins of the methods, which stand for them in every instance.
+        self._shadow("create_future", partial(asyncio.Future, loop=self))
+        self._shadow("call_soon", fast_call_soon(self._ready.append, self.call_soon))
+        # The queue is never empty, so that no turn has to ask.
+        self._queue.append((math.inf, -1, -1, Milestone(self._nothing_left)))
+        if self.bounds.until < math.inf:
+            self._note(math.nextafter(self.bounds.until, math.inf), self._until_reached)
+
+    def _shadow(self, method: str, function: Callable[..., Any]) -> None:
+        # Not through vars(self), which would slow down every access to the loop's attributes.
+        object.__setattr__(self, method, function)
 
     # ---------------------------------------------------------------- time and callbacks
 
@@ -137,22 +129,28 @@ class SimulationLoop(NoOutsideWorld):
 
     def call_soon(
         self,
-        callback: Callable[[Unpack[Ts]], object],
+        callback: Callable[[*Ts], object],
         *args: *Ts,
         context: Context | None = None,
     ) -> asyncio.Handle:
-        """Run the callback in the next turn of this instant."""
+        """Run the callback in the next turn of this instant.
+
+        The handle of a builtin (`some_list.append`) called with an explicit context, which only
+        asyncio's C code does, cannot be cancelled.
+        """
+        if context is None:
+            context = copy_context()
         handle: ReadyHandle = _new_handle(ReadyHandle)
         handle._callback = callback
         handle._args = args
-        handle._context = copy_context() if context is None else context
+        handle._context = context
         handle._cancelled = False
-        self._ready.append(handle)
+        self._ready.append((context.run, (handle._fire,)))
         return handle
 
     def call_soon_threadsafe(
         self,
-        callback: Callable[[Unpack[Ts]], object],
+        callback: Callable[[*Ts], object],
         *args: *Ts,
         context: Context | None = None,
     ) -> asyncio.Handle:
@@ -164,35 +162,41 @@ class SimulationLoop(NoOutsideWorld):
     def call_later(
         self,
         delay: float,
-        callback: Callable[[Unpack[Ts]], object],
+        callback: Callable[[*Ts], object],
         *args: *Ts,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         """Run the callback after a delay in seconds."""
-        return self.call_at(self.env._now + delay, callback, *args, context=context)
+        timer: Timer = _new_timer(Timer)
+        timer._when = when = self.env._now + delay
+        timer._callback = callback
+        timer._args = args
+        timer._loop = self
+        if context is None and callback is not set_result_unless_cancelled:
+            context = copy_context()
+        timer._context = context
+        if when != when:  # faster than math.isnan
+            raise ValueError("a timer must be due at an instant, not at nan")
+        heappush(self._queue, (when, NORMAL, self._next_id(), timer))
+        return timer
 
     def call_at(
         self,
         when: float,
-        callback: Callable[[Unpack[Ts]], object],
+        callback: Callable[[*Ts], object],
         *args: *Ts,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         """Run the callback at an instant; at once if it is past, never if it is infinite."""
+        if math.isnan(when):
+            raise ValueError("a timer must be due at an instant, not at nan")
         timer: Timer = _new_timer(Timer)
         timer._when = when
         timer._callback = callback
         timer._args = args
-        timer._context = copy_context() if context is None else context
         timer._loop = self
-        timer._cancelled = False
-        if when < math.inf:
-            timer._scheduled = True
-            heappush(self._queue, (when, NORMAL, self._next_id(), timer))
-        elif when == math.inf:
-            timer._scheduled = False
-        else:
-            raise ValueError(f"a timer needs an instant to be due at, not {when!r}")
+        timer._context = copy_context() if context is None else context
+        heappush(self._queue, (when, NORMAL, self._next_id(), timer))
         return timer
 
     def _timer_was_cancelled(self) -> None:
@@ -200,7 +204,7 @@ class SimulationLoop(NoOutsideWorld):
         self._dead += 1
         queue = self._queue
         if self._dead > _COMPACT_FROM and 2 * self._dead > len(queue):
-            queue[:] = [e for e in queue if type(e[3]) is not Timer or not e[3]._cancelled]
+            queue[:] = [e for e in queue if type(e[3]) is not Timer or e[3]._callback is not None]
             heapify(queue)
             self._dead = 0
 
@@ -216,26 +220,28 @@ class SimulationLoop(NoOutsideWorld):
         *,
         name: str | None = None,
         context: Context | None = None,
-        **options: Any,
+        eager_start: bool | None = None,
     ) -> asyncio.Task[T]:
         """Start a task. A name that begins with "background:" marks a background task."""
         serial = self._next_serial()
         if name is None:
-            name = f"Task-{serial}"
+            name = UNNAMED
         elif name.startswith(BACKGROUND_PREFIX):
             context = copy_context() if context is None else context
             self._note_background(context)
         if self._task_factory is not None:
-            if context is not None:
-                options["context"] = context
+            options: dict[str, Any] = {} if context is None else {"context": context}
+            if eager_start is not None:
+                options["eager_start"] = eager_start
             task: asyncio.Task[T] = self._task_factory(self, coro, **options)
-            task.set_name(name)
+            task.set_name(f"Task-{serial}" if name is UNNAMED else name)
             return task
         simulated: Any = _new_task(SimulationTask)
         simulated.serial = serial  # before __init__, which puts the task into a set
-        simulated.__init__(
-            coro, loop=self, name=name, context=context, **self._task_options, **options
-        )
+        if eager_start or (self._eager and eager_start is None):
+            simulated.__init__(coro, loop=self, name=name, context=context, eager_start=True)
+        else:
+            simulated.__init__(coro, loop=self, name=name, context=context)
         return simulated  # type: ignore[no-any-return]
 
     def process(self, generator: Generator[Event, Any, Any]) -> Process:
@@ -256,9 +262,9 @@ class SimulationLoop(NoOutsideWorld):
 
     def _mark_background(self, task: SimulationTask) -> None:
         """Mark the context of a task that was just made, through its first step."""
-        for handle in reversed(self._ready):
-            if getattr(handle._callback, "__self__", None) is task:
-                self._note_background(handle._context)
+        for run, args in reversed(self._ready):
+            if getattr(args[0], "__self__", None) is task:
+                self._note_background(run.__self__)
                 return
 
     def _note_background(self, context: Context) -> None:
@@ -285,8 +291,8 @@ class SimulationLoop(NoOutsideWorld):
             firstiter=self._generator_started, finalizer=self._generator_abandoned
         )
         try:
-            self._take_turns()
-        except _Stopped as stopped:
+            take_turns(self)
+        except Stopped as stopped:
             if stopped.error is not None:
                 raise stopped.error from stopped.error.__cause__
         finally:
@@ -328,120 +334,28 @@ class SimulationLoop(NoOutsideWorld):
 
     def _stop_reached(self) -> None:
         if self._stopping:  # else a leftover of a run that an error ended
-            raise _Stopped
-
-    def _take_turns(self) -> NoReturn:  # noqa: C901 - calls would cost a third of the speed
-        env, queue, ready = self.env, self._queue, self._ready
-        popleft, append = ready.popleft, ready.append
-        now = env._now
-        limit = self._max_callbacks_per_instant
-        at_this_instant = before = 0  # callbacks and events
-        check_at = self._check_limits(0)
-        handle: Any = None
-        turn: Iterator[None] = iter(())
-        while True:
-            try:
-                while True:
-                    for _ in turn:
-                        handle = popleft()
-                        if not handle._cancelled:
-                            handle._context.run(handle._callback, *handle._args)
-                    when, _, _, event = queue[0]
-                    if when > now and ready:
-                        turn = repeat(None, len(ready))
-                        at_this_instant += len(ready)
-                        if at_this_instant > limit:
-                            self._spinning()
-                        continue
-                    heappop(queue)
-                    if type(event) is Timer:
-                        if event._cancelled:
-                            self._dead -= 1
-                            continue
-                        event._scheduled = False
-                        if when > now:
-                            now = env._now = when
-                            before += at_this_instant
-                            at_this_instant = 1
-                            if before >= check_at:
-                                check_at = self._check_limits(before)
-                            if queue[0][0] > when:  # alone at its instant: no need to queue
-                                handle = event
-                                handle._context.run(handle._callback, *handle._args)
-                                continue
-                        append(event)
-                    elif type(event) is Milestone:
-                        event.reached()
-                    else:
-                        if when > now:
-                            now = env._now = when
-                            before += at_this_instant
-                            at_this_instant = 0
-                            if before >= check_at:
-                                check_at = self._check_limits(before)
-                        at_this_instant += 1
-                        if at_this_instant > limit:
-                            self._spinning()
-                        self._happen(event)
-            except (_Stopped, SystemExit, KeyboardInterrupt):
-                raise
-            except BaseException as error:  # noqa: BLE001 - handed to the exception handler
-                self.call_exception_handler(
-                    {
-                        "message": f"exception in callback {handle!r}",
-                        "exception": error,
-                        "handle": handle,
-                    }
-                )
-
-    def _happen(self, event: Event) -> None:
-        """Let a SimPy event happen, as Environment.step does."""
-        callbacks, event.callbacks = event.callbacks, None  # type: ignore[assignment]
-        try:
-            for callback in callbacks:
-                callback(event)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:  # noqa: BLE001 - ends the run, as in SimPy
-            raise _Stopped(error) from None
-        if not event._ok and not event.defused:
-            assert isinstance(event._value, BaseException)
-            raise _Stopped(event._value)
+            raise Stopped
 
     # ---------------------------------------------------------------- what ends a run
 
-    def limit_time(self, until: float) -> None:
-        """End the run with LimitExceeded rather than move the clock past an instant."""
-        self._until = until
-        if until < math.inf:
-            self._note(math.nextafter(until, math.inf), self._until_reached)
+    def start_cleaning_up(self) -> None:
+        """From here on the run only cleans up: its bounds are lifted, and errors do not stop it."""
+        self._cleaning_up = True
+        self.bounds.replace_for_clean_up(self.max_callbacks_per_instant)
 
-    def start_winding_up(self) -> None:
-        """From here on the run only cleans up: its limits are lifted, and errors do not stop it.
-
-        What is left to run is bounded by max_callbacks_per_instant in all, for a task may ignore
-        its cancellation for ever.
-        """
-        self._winding_up = True
-        self._until = self._give_up_at = math.inf
-        self._max_events = self._max_callbacks_per_instant
-
-    def _note(self, when: float, reached: Callable[[], None]) -> None:
+    def _note(self, when: float, reached: Callable[[], object]) -> None:
         # Priority -1: before anything else of its instant, so that nothing is ready meanwhile.
         heappush(self._queue, (when, -1, self._next_id(), Milestone(reached)))
 
     def _until_reached(self) -> None:
-        if self._until < math.inf:
-            raise _Stopped(
-                LimitExceeded(
-                    f"not done when the clock reached until={self._until:g} s"
-                    + self._waiting_text()
-                )
+        if self.bounds.until < math.inf:
+            raise Stopped(
+                LimitExceeded(f"not done at until={self.bounds.until:g} s" + self._waiting_text())
             )
 
     def _nothing_left(self) -> NoReturn:
-        heappush(self._queue, (math.inf, URGENT, -1, Milestone(self._nothing_left)))
-        raise _Stopped(
+        heappush(self._queue, (math.inf, -1, -1, Milestone(self._nothing_left)))
+        raise Stopped(
             Deadlock(f"nothing is left to happen at {self.time():g} s" + self._waiting_text())
         )
 
@@ -451,7 +365,7 @@ class SimulationLoop(NoOutsideWorld):
     def _look_for_deadlock(self) -> None:
         assert self._watch is not None
         if self._watch.is_stuck(self._queue, asyncio.all_tasks(self)):
-            raise _Stopped(
+            raise Stopped(
                 Deadlock(
                     f"for {self._patience_s:g} s, until {self.time():g} s, only background tasks "
                     "have run" + self._waiting_text()
@@ -461,31 +375,6 @@ class SimulationLoop(NoOutsideWorld):
             self._look_later()
         else:  # nothing but the end of the queue, which is a deadlock of its own
             self._watch = None
-
-    def _spinning(self) -> NoReturn:
-        names = sorted({repr(handle) for handle in list(self._ready)[:5]})
-        raise _Stopped(
-            Spinning(
-                f"more than {self._max_callbacks_per_instant} callbacks at {self.time():g} s: "
-                "something waits without letting time pass. Ready: " + "; ".join(names)
-            )
-        )
-
-    def _check_limits(self, events_so_far: int) -> float:
-        """Raise if a limit is reached; return the number of events at which to look again."""
-        if events_so_far >= self._max_events:
-            raise _Stopped(
-                LimitExceeded(
-                    f"{events_so_far} events by {self.time():g} s: max_events is reached"
-                    if not self._winding_up
-                    else "tasks go on although they were cancelled" + self._waiting_text()
-                )
-            )
-        if self._clock is None:
-            return self._max_events
-        if self._clock() >= self._give_up_at:
-            raise _Stopped(LimitExceeded(f"the wall-clock limit is reached at {self.time():g} s"))
-        return min(self._max_events, events_so_far + _CALLBACKS_BETWEEN_CHECKS)
 
     def _waiting_text(self) -> str:
         tasks = pending_tasks(self)
@@ -503,7 +392,7 @@ class SimulationLoop(NoOutsideWorld):
     def default_exception_handler(self, context: dict[str, Any]) -> None:
         """Note the error among `failures` and stop the run."""
         self.failures.append(context)
-        if self.is_running() and not self._winding_up:
+        if self.is_running() and not self._cleaning_up:
             self.stop()
 
     def set_exception_handler(self, handler: Any) -> None:
@@ -563,7 +452,8 @@ class SimulationLoop(NoOutsideWorld):
         self._ready.clear()
         self._queue.clear()
         # Shadowing the methods spares every call_soon a check.
-        vars(self).update(dict.fromkeys(("call_soon", "call_at", "call_later"), _refuse_closed))
+        for method in ("call_soon", "call_at", "call_later"):
+            self._shadow(method, _refuse_closed)
 
     def _check_closed(self) -> None:
         if self._closed:

@@ -20,6 +20,10 @@ in_background: ContextVar[bool] = ContextVar("in_background", default=False)
 """Whether code runs on behalf of a background task; tasks and timers inherit it by context."""
 
 
+UNNAMED = "a task without a name of its own"
+"""Stands for "Task-<serial>", which is made when it is asked for."""
+
+
 class SimulationTask(asyncio.Task[Any]):
     """asyncio's task, with a hash that does not depend on its address."""
 
@@ -29,6 +33,11 @@ class SimulationTask(asyncio.Task[Any]):
 
     def __hash__(self) -> int:
         return self.serial
+
+    def get_name(self) -> str:
+        """The task's name: its own, or Task-<serial>, counted per loop."""
+        name = super().get_name()
+        return f"Task-{self.serial}" if name is UNNAMED else name
 
     def set_name(self, value: object) -> None:
         """Name the task. Before 3.13, `asyncio.create_task` names a task after making it."""

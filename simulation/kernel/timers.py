@@ -17,19 +17,26 @@ if TYPE_CHECKING:
     from simulation.kernel.loop import SimulationLoop
 
 
+# The callback of asyncio.sleep, which the loop knows and runs without its context: it only sets a
+# future's result, and the future's own callbacks bring their contexts along.
+set_result_unless_cancelled: Any = asyncio.futures._set_result_unless_cancelled  # type: ignore[attr-defined] # noqa: SLF001
+
+
 class Timer(Event, asyncio.TimerHandle):
-    """A callback due at an instant. Made by `SimulationLoop.call_at`, which fills its slots."""
+    """A callback due at an instant. Made by `SimulationLoop.call_at`, which fills its slots.
+
+    Its state is in two of them: without a callback it is not in the queue any more (due, or
+    cancelled), without arguments it is cancelled.
+    """
 
     __slots__ = ()
 
-    # Neither base class's __init__ runs: call_at sets the slots one by one, which is faster.
+    # Neither base class's __init__ runs: setting the slots that count one by one is faster.
     _loop: "SimulationLoop"
     _callback: Callable[..., object] | None
     _args: Any
-    _context: Context | None
+    _context: Context | None  # None: asyncio.sleep's, see set_result_unless_cancelled
     _when: float
-    _cancelled: bool
-    _scheduled: bool  # is in the heap
 
     # As a simpy.Timeout, a timer is triggered from the start and has no value.
     _ok = True
@@ -48,22 +55,31 @@ class Timer(Event, asyncio.TimerHandle):
         @property
         def callbacks(self) -> list[Callable[[Event], None]] | None:
             """What SimPy runs when the event happens; None once it has, or was cancelled."""
-            if self._cancelled or not self._scheduled:
+            if self._callback is None:
                 return None
             if not isinstance(self._callback, _WithWaiters):
                 self._callback = _WithWaiters(self, self._callback)
             return self._callback.waiters
 
     def __repr__(self) -> str:
-        return asyncio.TimerHandle.__repr__(self)
+        state = "cancelled" if self.cancelled() else "due" if self._callback is None else "waiting"
+        return f"<Timer {state} when={self._when:g} {self._callback or ''}>"
 
     def cancel(self) -> None:
         """Give up the callback and all that it holds, at once."""
-        if not self._cancelled:
-            self._cancelled = True
-            self._callback = self._args = self._context = None
-            if self._scheduled:
-                self._loop._timer_was_cancelled()  # noqa: SLF001
+        self._args = self._context = None
+        if self._callback is not None:
+            self._callback = None
+            self._loop._timer_was_cancelled()  # noqa: SLF001
+
+    def cancelled(self) -> bool:
+        """Whether cancel() was called."""
+        return self._args is None
+
+    def _fire(self, callback: Callable[..., object]) -> None:
+        """Run the callback, unless an earlier one of this turn cancelled the timer."""
+        if self._args is not None:
+            callback(*self._args)
 
 
 class _WithWaiters:
@@ -90,11 +106,19 @@ class ReadyHandle(asyncio.Handle):
     _callback: Callable[..., object] | None
     _args: Any
     _context: Context
+    _cancelled: bool
+
+    def __repr__(self) -> str:
+        return f"<ReadyHandle {'cancelled' if self._cancelled else self._callback}>"
 
     def cancel(self) -> None:
         """Do not run the callback."""
         self._cancelled = True
         self._callback = self._args = None
+
+    def _fire(self) -> None:
+        if self._callback is not None:
+            self._callback(*self._args)
 
 
 class Milestone(Event):
@@ -102,5 +126,5 @@ class Milestone(Event):
 
     __slots__ = ("reached",)
 
-    def __init__(self, reached: Callable[[], None]) -> None:
+    def __init__(self, reached: Callable[[], object]) -> None:
         self.reached = reached

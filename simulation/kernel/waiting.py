@@ -101,6 +101,12 @@ class BackgroundWatch:
 
 
 def _is_foreground(event: Any) -> bool:
-    if type(event) is Timer:
-        return event._context is not None and not event._context.get(in_background, False)  # noqa: SLF001
-    return type(event) is not Milestone
+    if type(event) is not Timer:
+        return type(event) is not Milestone
+    if event._callback is None:  # noqa: SLF001 - cancelled
+        return False
+    if event._context is not None:  # noqa: SLF001
+        return not event._context.get(in_background, False)  # noqa: SLF001
+    # asyncio.sleep's: the sleeper is among the future's callbacks
+    waiting = event._args[0]._callbacks or ()  # noqa: SLF001
+    return not waiting or not all(context.get(in_background, False) for _, context in waiting)
