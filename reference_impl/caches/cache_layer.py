@@ -152,6 +152,22 @@ class CacheLayer(Generic[T]):
             self._failures += 1
             raise
 
+    async def find(self, key: str) -> tuple[T, CacheResult] | None:
+        """The fresh value under `key` and its level, `l1` or `l2`, without computing; None counts as no look-up."""
+        check_key(key)
+        now_s = asyncio.get_running_loop().time()
+        entry = self._memory.find(key, now_s)
+        if entry is not None and now_s < entry.fresh_until_s:
+            self._l1_hits += 1
+            return entry.value, "l1"
+        if self._shared is None:
+            return None
+        found = await self._shared.obtain(key, may_lead=False)
+        if not isinstance(found, Found):
+            return None
+        self._l2_hits += 1
+        return found.value, "l2"
+
     async def _join_or_lead(
         self,
         key: str,
