@@ -25,9 +25,11 @@ def test_a_name_is_not_looked_up() -> None:
 
 
 def test_a_connection_within_the_machine_passes() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        with socket.create_connection(server.getsockname(), timeout=5) as connection:
-            assert connection.getpeername() == server.getsockname()
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname(), timeout=5) as connection,
+    ):
+        assert connection.getpeername() == server.getsockname()
 
 
 def test_httpx_is_the_library_that_the_sdk_uses() -> None:

@@ -62,7 +62,8 @@ class RetryBudget:
 
     def try_withdraw(self, now: float) -> bool:
         """Take one retry if the budget has it; a denied retry must not be made."""
-        if self.available(now) < 1.0:
+        # 1e-9: five requests at 0.2 earn one retry, whatever the rounding.
+        if self.available(now) < 1.0 - 1e-9:
             self._denied += 1
             return False
         self._granted_in[self._slice % _SLICES] += 1
@@ -73,8 +74,7 @@ class RetryBudget:
         """Retries that could be granted at `now`, as a real number."""
         self._advance(now)
         earned = self.reserve + self.fraction * sum(self._requests_in)
-        # 1e-9: five requests at 0.2 earn one retry, whatever the rounding.
-        return earned - sum(self._granted_in) + 1e-9
+        return earned - sum(self._granted_in)
 
     def statistics(self, now: float) -> RetryBudgetStatistics:
         return RetryBudgetStatistics(
