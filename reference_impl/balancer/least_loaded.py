@@ -20,26 +20,25 @@ class LeastLoaded:
 
     def __init__(self) -> None:
         self._heap: list[_Entry] = []
-        self._members = 0
+        # The token of each member's one valid entry. Kept here and not on the member, who may move to another pool.
+        self._tokens: dict[Member, int] = {}
         self._token = 0
 
     def _push(self, member: Member) -> None:
         self._token += 1
-        member.token = self._token
+        self._tokens[member] = self._token
         heap = self._heap
         heappush(heap, (member.load, self._token, member))
         # Stale entries sink where `select` does not pass: rebuild before they outnumber the rest.
-        if len(heap) > 4 * self._members + 16:
-            heap[:] = [entry for entry in heap if entry[1] == entry[2].token]
+        if len(heap) > 4 * len(self._tokens) + 16:
+            heap[:] = [entry for entry in heap if entry[1] == self._tokens.get(entry[2])]
             heapify(heap)
 
     def add(self, member: Member) -> None:
-        self._members += 1
         self._push(member)
 
     def remove(self, member: Member) -> None:
-        self._members -= 1
-        member.token = -1
+        del self._tokens[member]
 
     def changed(self, member: Member) -> None:
         self._push(member)
@@ -48,7 +47,7 @@ class LeastLoaded:
         heap = self._heap
         while heap:
             _, token, member = heappop(heap)
-            if token == member.token:
+            if token == self._tokens.get(member):
                 self._push(member)
                 return member
         return None

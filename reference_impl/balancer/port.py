@@ -10,22 +10,18 @@ __all__ = ["Member", "RoutingPolicy"]
 class Member:
     """One instance in the eyes of a policy.
 
-    `share` is how much of the traffic it can take relative to the others (weight x capacity); `in_flight` the calls that
-    it holds; `token` marks the one valid entry of a heap that deletes lazily (-1: none); `credit_base` and `index` are
-    scratch fields of the policy that the member is in.
+    `in_flight` counts the calls that it holds, `serial` the members that joined before it; `completed`, `failed` and
+    `latency_s` (their sum) describe the calls that have ended. Policies keep what they know of a member to themselves.
     """
 
     __slots__ = (
         "capacity",
         "completed",
-        "credit_base",
         "failed",
         "in_flight",
-        "index",
         "instance_id",
         "latency_s",
         "serial",
-        "token",
         "weight",
     )
 
@@ -38,9 +34,6 @@ class Member:
         self.completed = 0
         self.failed = 0
         self.latency_s = 0.0
-        self.token = -1
-        self.credit_base = 0.0
-        self.index = -1
 
     @property
     def share(self) -> float:

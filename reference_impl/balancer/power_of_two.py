@@ -36,18 +36,19 @@ class PowerOfTwo:
     def __init__(self, draw: PairDraw) -> None:
         self._draw = draw
         self._members: list[Member] = []
+        self._index: dict[Member, int] = {}
         self._decisions = 0
 
     def add(self, member: Member) -> None:
-        member.index = len(self._members)
+        self._index[member] = len(self._members)
         self._members.append(member)
 
     def remove(self, member: Member) -> None:
-        last = self._members.pop()
+        # The last one takes the place of the one that leaves.
+        index, last = self._index.pop(member), self._members.pop()
         if last is not member:
-            self._members[member.index] = last
-            last.index = member.index
-        member.index = -1
+            self._members[index] = last
+            self._index[last] = index
 
     def changed(self, member: Member) -> None:
         """Loads are read when two members are compared."""

@@ -23,23 +23,24 @@ class SmoothWeighted:
 
     def __init__(self) -> None:
         self._classes: dict[float, list[_Entry]] = {}
-        # The weight that each member entered with: its `weight` may have changed since.
-        self._weights: dict[Member, float] = {}
+        # Weight and base with which each member is in its heap; its `weight` may have changed since.
+        self._entered: dict[Member, tuple[float, float]] = {}
         self._selections = 0
         self._total_weight = 0.0
 
     def _credit(self, member: Member) -> float:
-        return member.credit_base + self._weights[member] * self._selections
+        weight, base = self._entered[member]
+        return base + weight * self._selections
 
     def _enter(self, member: Member, credit: float) -> None:
-        weight = self._weights[member] = member.weight
+        weight = member.weight
+        base = credit - weight * self._selections
+        self._entered[member] = (weight, base)
         self._total_weight += weight
-        member.credit_base = credit - weight * self._selections
-        heap = self._classes.setdefault(weight, [])
-        heappush(heap, (-member.credit_base, member.serial, member))
+        heappush(self._classes.setdefault(weight, []), (-base, member.serial, member))
 
     def _leave(self, member: Member) -> None:
-        weight = self._weights.pop(member)
+        weight, _ = self._entered.pop(member)
         self._total_weight -= weight
         heap = [entry for entry in self._classes[weight] if entry[2] is not member]
         if heap:
@@ -50,7 +51,7 @@ class SmoothWeighted:
 
     def add(self, member: Member) -> None:
         # At the mean of the others: a newcomer neither gets a burst nor has to wait for them.
-        others = [self._credit(other) for other in self._weights]
+        others = [self._credit(other) for other in self._entered]
         self._enter(member, sum(others) / len(others) if others else 0.0)
 
     def remove(self, member: Member) -> None:
@@ -58,13 +59,13 @@ class SmoothWeighted:
 
     def changed(self, member: Member) -> None:
         """Only a new weight matters: the member keeps its credit."""
-        if member.weight != self._weights[member]:
+        if member.weight != self._entered[member][0]:
             credit = self._credit(member)
             self._leave(member)
             self._enter(member, credit)
 
     def select(self) -> Member | None:
-        if not self._weights:
+        if not self._entered:
             return None
         self._selections += 1
         best_heap: list[_Entry] = []
@@ -75,6 +76,8 @@ class SmoothWeighted:
             if credit > best:
                 best, best_heap = credit, heap
         winner = best_heap[0][2]
-        winner.credit_base -= self._total_weight
-        heapreplace(best_heap, (-winner.credit_base, winner.serial, winner))
+        weight, base = self._entered[winner]
+        base -= self._total_weight
+        self._entered[winner] = (weight, base)
+        heapreplace(best_heap, (-base, winner.serial, winner))
         return winner
