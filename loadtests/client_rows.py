@@ -13,9 +13,18 @@ import msgspec
 
 from reference_impl.telemetry import Outcome
 
-__all__ = ["ROWS_PATTERN", "ClientRow", "RowWriter", "read_client_rows", "rows_file"]
+__all__ = [
+    "ATTEMPT_STRIDE",
+    "ROWS_PATTERN",
+    "ClientRow",
+    "RowWriter",
+    "read_client_rows",
+    "rows_file",
+]
 
 ROWS_PATTERN: Final = "client-*.jsonl"
+# Attempts of the client are this far apart in the tag, so that they never share luck with those of a processor behind.
+ATTEMPT_STRIDE: Final = 100
 
 
 class ClientRow(msgspec.Struct, frozen=True, kw_only=True):

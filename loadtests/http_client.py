@@ -11,16 +11,16 @@ import select
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
-from urllib.parse import urlsplit
 
 import gevent
 import httptools
 from gevent import monkey, socket
 
 from loadtests.reply import BadReply, Reply, ReplyReader
+from loadtests.target import parse_target
 from reference_impl.telemetry import Outcome
 
-__all__ = ["BadTarget", "HttpClient", "parse_target"]
+__all__ = ["HttpClient"]
 
 RECEIVE_BYTES = 64 * 1024
 # Under a gateway's keep-alive (75 s for ours, 5 s for a bare uvicorn), so that the client gives up first.
@@ -28,28 +28,6 @@ KEEP_ALIVE_S = 4.0
 
 # The poll of the system, even where locust has replaced it: with a time-out of zero it never blocks.
 _poll: Callable[[], Any] = monkey.get_original("select", "poll")
-
-
-class BadTarget(ValueError):
-    """A target's address cannot be used."""
-
-
-def parse_target(url: str) -> tuple[str, int, str]:
-    """Host, port and path prefix of `http://host[:port][/prefix]`; raises BadTarget."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port or 80
-    except ValueError as error:
-        raise BadTarget(f"target {url!r}: {error}") from None
-    if parts.scheme != "http" or not parts.hostname:
-        raise BadTarget(
-            f"target {url!r}: expected http://HOST[:PORT]; for TLS put a terminating proxy on this machine"
-        )
-    if parts.query or parts.fragment or parts.username:
-        raise BadTarget(
-            f"target {url!r}: expected no user, query or fragment in http://HOST[:PORT][/PREFIX]"
-        )
-    return parts.hostname, port, parts.path.rstrip("/")
 
 
 class HttpClient:

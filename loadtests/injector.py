@@ -18,7 +18,7 @@ import msgspec
 from gevent.event import Event
 from gevent.pool import Group
 
-from loadtests.client_rows import ClientRow, RowWriter
+from loadtests.client_rows import ATTEMPT_STRIDE, ClientRow, RowWriter
 from loadtests.http_client import HttpClient
 from loadtests.metrics import ClientMetrics
 from loadtests.reply import Reply
@@ -36,8 +36,6 @@ PATH: Final = "/v1/messages"
 FLUSH_INTERVAL_S: Final = 0.5
 RETRY_BACKOFF_S: Final = 0.5
 RETRY_BACKOFF_MAX_S: Final = 8.0
-# Attempts of the client are this far apart in the tag, so that they never share luck with those of a processor behind.
-ATTEMPT_STRIDE: Final = 100
 
 _RETRYABLE: Final[frozenset[Outcome]] = frozenset(
     {"rejected", "rate_limited", "overloaded", "server_error", "connection_error", "timeout"}

@@ -27,9 +27,9 @@ from locust.runners import WorkerRunner
 from locust.web import WebUI
 
 from loadtests.conductor import Conductor
-from loadtests.http_client import BadTarget, parse_target
 from loadtests.injector import InjectorOptions
 from loadtests.injector_host import InjectorHost
+from loadtests.target import BadTarget, parse_target
 from loadtests.web_tab import add_tabs
 from simulation.scenario.workload import CompiledWorkload
 

@@ -15,15 +15,16 @@ from typing import Final, cast
 import msgspec
 
 from reference_impl.errors import error_for_status
+from reference_impl.llm.wire import OUTCOME_HEADER
 from reference_impl.telemetry import OUTCOMES, Outcome
 
-__all__ = ["OUTCOME_HEADER", "BadReply", "Reply", "ReplyReader"]
+__all__ = ["BadReply", "Reply", "ReplyReader"]
 
-# A gateway that turned a request away itself says so: its 529 and an endpoint's 529 look alike otherwise.
-OUTCOME_HEADER: Final = b"x-twinload-outcome"
 MAX_LINE_BYTES: Final = 1 << 20
 MAX_BODY_BYTES: Final = 64 << 20
 
+# Our gateway tells its own refusals from an endpoint's: both are 529 otherwise.
+_OUTCOME_HEADER: Final = OUTCOME_HEADER.encode()
 _STATUS_OF_ERROR: Final = {
     "rate_limit_error": 429,
     "overloaded_error": 529,
@@ -126,7 +127,7 @@ class ReplyReader:
             self.reply.retry_after_s = _seconds(value)
         elif name == b"connection":
             self.keep_alive = value.lower() != b"close"
-        elif name == OUTCOME_HEADER:
+        elif name == _OUTCOME_HEADER:
             self._outcome_header = value.decode("latin-1")
 
     def on_body(self, data: bytes) -> None:
