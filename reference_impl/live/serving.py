@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import uvicorn
@@ -48,7 +48,13 @@ def _listening_socket(port: int) -> socket.socket:
 
 
 @contextlib.asynccontextmanager
-async def serving(app: Any, port: int, *, keep_alive_s: float = 75.0) -> AsyncIterator[str]:
+async def serving(
+    app: Any,
+    port: int,
+    *,
+    keep_alive_s: float = 75.0,
+    http: type[asyncio.Protocol] | Literal["httptools"] = "httptools",
+) -> AsyncIterator[str]:
     """Serve an ASGI application on 127.0.0.1 inside the block; gives its base URL once it listens.
 
     `keep_alive_s` is longer than the clients' own, so that a server never closes a connection that a client is about to use.
@@ -57,7 +63,7 @@ async def serving(app: Any, port: int, *, keep_alive_s: float = 75.0) -> AsyncIt
     config = uvicorn.Config(
         app,
         loop="none",
-        http="httptools",
+        http=http,
         ws="none",
         lifespan="off",
         log_level="warning",

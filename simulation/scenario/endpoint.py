@@ -10,6 +10,7 @@ replaced. Seconds, tokens and fractions; rate limits are per minute, as provider
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
@@ -175,14 +176,14 @@ FaultKind = Literal[
 class FaultSpec(Spec):
     """A fault that befalls a share of the attempts, drawn by (seed, request, attempt).
 
-    `from_s`, `until_s`: the window of the run, counted from the endpoint's first call. `retry_after_s` goes with 429 and
+    `from_s`, `until_s` (None: the end): the window of the run, counted from the endpoint's first call. `retry_after_s` goes with 429 and
     5xx. `factor` slows a `slow` answer.
     """
 
     kind: FaultKind
     probability: Fraction
     from_s: NonNegative = 0.0
-    until_s: Annotated[float, Field(gt=0)] = float("inf")
+    until_s: Positive | None = None
     retry_after_s: NonNegative | None = None
     factor: Annotated[float, Field(ge=1, le=10_000)] = 10.0
 
@@ -278,9 +279,10 @@ def load_profile(name_or_path: str | Path) -> EndpointProfile:
 
 def _parse(text: str, origin: str) -> EndpointProfile:
     try:
-        document: Any = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ProfileError(f"{origin}: not YAML: {' '.join(str(error).split())}") from error
+        # YAML 1.1 reads JSON's `1e-05` as text.
+        document: Any = json.loads(text) if origin.endswith(".json") else yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ProfileError(f"{origin}: cannot be read: {' '.join(str(error).split())}") from error
     try:
         return EndpointProfile.model_validate(document)
     except ValidationError as error:

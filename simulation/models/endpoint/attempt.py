@@ -41,6 +41,7 @@ class Attempt(msgspec.Struct, kw_only=True):
     limits: AccountLimits | None = None
     flow: Flow | None = None
     sequence: Sequence | None = None
+    batch: bool = False
     first_token_s: float = math.nan  # seconds from the arrival, as delivered
     tokens_out: int = 0
 

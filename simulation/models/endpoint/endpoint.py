@@ -14,6 +14,7 @@ from typing import Literal
 
 from reference_impl.errors import (
     ConnectionFailed,
+    InvalidRequest,
     NotFound,
     Overloaded,
     RateLimited,
@@ -42,10 +43,10 @@ from simulation.models.endpoint.tokens import count_prompt, prompt_prefixes
 from simulation.models.endpoint.waiting import sleep_until
 from simulation.models.endpoint.wire import (
     TokenCounts,
-    error_event,
     message_body,
     message_size,
     stream_chunks,
+    stream_size,
 )
 from simulation.scenario.endpoint import (
     EndpointProfile,
@@ -59,8 +60,10 @@ from simulation.scenario.random_streams import uniforms
 
 __all__ = ["LLMEndpoint"]
 
-_CONTENT = Chunk()
 _HANG_S = 3600.0
+# Of models that the price file does not list.
+_MAX_OUTPUT_TOKENS = 128_000
+_MAX_INPUT_TOKENS = 1_000_000
 
 
 class _Line:
@@ -239,10 +242,12 @@ class LLMEndpoint:
     ) -> Attempt:
         if request is None and call.body:
             request = parse_messages(call.body, beta=True)
-        if request is not None and not self.knows(call.model):
-            raise NotFound(f"model: {call.model}")
+        if request is not None:
+            self._check_model(request)
         line = self._find_line(call.model)[1]
         prompt_id, prompt_tokens = self._size_up(call, request)
+        if request is not None:
+            self._check_length(call.model, prompt_tokens)
         wanted = self._wanted_tokens(call, prompt_id)
         answer: Answer | None = None
         if request is None:
@@ -276,6 +281,7 @@ class LLMEndpoint:
             answer=answer,
             fault=fault,
             limits=limits,
+            batch=batch,
         )
         self._plan(attempt, line, split)
         return attempt
@@ -324,6 +330,23 @@ class LLMEndpoint:
             if entry is not None or model in self.profile.models or len(self._line_of) < 1_000:
                 self._line_of[model] = found
         return found
+
+    def _check_model(self, request: MessagesRequest) -> None:
+        if not self.knows(request.model):
+            raise NotFound(f"model: {request.model}")
+        entry = self.prices.find(request.model)
+        longest = _MAX_OUTPUT_TOKENS if entry is None else entry.max_output_tokens
+        if request.max_tokens > longest:
+            raise InvalidRequest(
+                f"max_tokens: {request.max_tokens} > {longest}, which is the maximum allowed number "
+                f"of output tokens for {request.model}"
+            )
+
+    def _check_length(self, model: str, prompt_tokens: int) -> None:
+        entry = self.prices.find(model)
+        longest = _MAX_INPUT_TOKENS if entry is None else entry.max_input_tokens
+        if prompt_tokens > longest:
+            raise InvalidRequest(f"prompt is too long: {prompt_tokens} tokens > {longest} maximum")
 
     def _size_up(self, call: Call, request: MessagesRequest | None) -> tuple[int, int]:
         """(prompt id, input tokens): as tagged, else from the body."""
@@ -420,15 +443,32 @@ class LLMEndpoint:
             await self._play_virtual(attempt, emit, loop, output_tokens)
         else:
             # The hot path of virtual time: two timers for a stream, one otherwise.
-            if emit is not None and output_tokens > 1:
-                await sleep_until(loop, attempt.first_s)
-                attempt.first_token_s = loop.time() - attempt.arrived_s
-                await emit(_CONTENT)
-            await sleep_until(loop, attempt.last_s)
-            if emit is not None:
-                await emit(_CONTENT)
+            if emit is None:
+                await sleep_until(loop, attempt.last_s)
+            else:
+                await self._play_ends(attempt, emit, loop)
         attempt.tokens_out = output_tokens
-        return self._completion(attempt)
+        return self._completion(attempt, streamed=emit is not None)
+
+    async def _play_ends(
+        self, attempt: Attempt, emit: Emit, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        """A stream as two chunks; the first stands for all but the last."""
+        n = attempt.output_tokens
+        chunks = -(-n // attempt.chunk_tokens)
+        size_bytes = stream_size(n, chunks)
+        await sleep_until(loop, attempt.first_s)
+        attempt.first_token_s = loop.time() - attempt.arrived_s
+        if chunks > 1:
+            over_s = attempt.last_s - attempt.first_s
+            rest_bytes = size_bytes // chunks
+            await emit(Chunk(b"", True, chunks - 1, over_s, size_bytes - rest_bytes))
+            attempt.tokens_out = 1
+            await sleep_until(loop, attempt.last_s)
+            await emit(Chunk(size_bytes=rest_bytes))
+        else:
+            await sleep_until(loop, attempt.last_s)
+            await emit(Chunk(size_bytes=size_bytes))
 
     async def _play_virtual(
         self, attempt: Attempt, emit: Emit | None, loop: asyncio.AbstractEventLoop, until: int
@@ -436,18 +476,19 @@ class LLMEndpoint:
         """Play a call without a body through its pace, up to `until` tokens."""
         pace = Pace(attempt, self._find_line(attempt.call.model)[1].engine, loop)
         if emit is None:
-            marks = [until]
-        elif self._detail == "ends":
+            await pace.reach(until)
+            return
+        if self._detail == "ends":
             marks = [1, until] if until > 1 else [until]
         else:
             marks = chunk_marks(until, attempt.chunk_tokens)
+        size_bytes = stream_size(attempt.output_tokens, len(marks)) // len(marks)
         for tokens in marks:
             await pace.reach(tokens)
             attempt.tokens_out = tokens
-            if emit is not None:
-                if math.isnan(attempt.first_token_s):
-                    attempt.first_token_s = loop.time() - attempt.arrived_s
-                await emit(_CONTENT)
+            if math.isnan(attempt.first_token_s):
+                attempt.first_token_s = loop.time() - attempt.arrived_s
+            await emit(Chunk(size_bytes=size_bytes))
 
     async def _play_body(
         self,
@@ -462,13 +503,13 @@ class LLMEndpoint:
         attempt.message_id = f"msg_{self._seed:x}_{call.request_id:x}_{call.attempt:x}"
         pace = Pace(attempt, self._find_line(call.model)[1].engine, loop)
         if emit is None:
-            await pace.reach(int(min(until, attempt.output_tokens)))
+            await pace.reach(attempt.output_tokens)
             attempt.tokens_out = attempt.output_tokens
-            return self._completion(attempt)
+            return self._completion(attempt, streamed=False)
         chunks = stream_chunks(
             attempt.message_id, call.model, answer, attempt.counts, attempt.chunk_tokens
         )
-        at, n = 0, len(chunks)
+        at, n, sent_bytes = 0, len(chunks), 0
         while at < n and chunks[at][0] <= until:
             await pace.reach(chunks[at][0])
             end = at + 1
@@ -481,9 +522,10 @@ class LLMEndpoint:
             if at == 0:
                 attempt.first_token_s = loop.time() - attempt.arrived_s
             attempt.tokens_out = chunks[end - 1][0]
-            await emit(Chunk(data))
+            await emit(Chunk(data, size_bytes=len(data)))
+            sent_bytes += len(data)
             at = end
-        return self._completion(attempt)
+        return self._completion(attempt, streamed=True, size_bytes=sent_bytes)
 
     async def _play_fault(
         self,
@@ -505,16 +547,20 @@ class LLMEndpoint:
             await self._play_body(attempt, attempt.answer, emit, loop, half)
         if fault.kind == "drop_stream":
             raise StreamCut("the stream was cut off, on purpose")
-        if attempt.answer is not None:
-            await emit(Chunk(error_event("overloaded_error", "Overloaded", ""), content=False))
-        raise StreamBroken("overloaded_error: Overloaded, in the middle of the stream")
+        raise StreamBroken("Overloaded")  # over HTTP: an error event of the server's
 
-    def _completion(self, attempt: Attempt) -> Completion:
-        counts = attempt.counts
-        usage = Usage(attempt.counts.uncached, attempt.output_tokens, counts.written, counts.read)
+    def _completion(self, attempt: Attempt, *, streamed: bool, size_bytes: int = 0) -> Completion:
+        counts, n = attempt.counts, attempt.output_tokens
+        usage = Usage(counts.uncached, n, counts.written, counts.read)
         if attempt.answer is None:
-            return Completion(usage, attempt.stop_reason, b"", message_size(attempt.output_tokens))
-        body = message_body(attempt.message_id, attempt.call.model, attempt.answer, counts)
+            size_bytes = (
+                stream_size(n, -(-n // attempt.chunk_tokens)) if streamed else message_size(n)
+            )
+            return Completion(usage, attempt.stop_reason, b"", size_bytes)
+        if streamed:  # as over HTTP: the bytes went through `emit`
+            return Completion(usage, attempt.stop_reason, b"", size_bytes)
+        tier = "batch" if attempt.batch else "standard"
+        body = message_body(attempt.message_id, attempt.call.model, attempt.answer, counts, tier)
         return Completion(usage, attempt.stop_reason, body, len(body))
 
     # --- the books ---
@@ -552,6 +598,7 @@ class LLMEndpoint:
                 cache_read_input_tokens=counts.read,
                 cache_creation_input_tokens=counts.written,
                 cache_creation_1h_input_tokens=counts.written_1h,
+                batch=attempt.batch,
             )
             self._input_tokens += counts.total
             self._output_tokens += attempt.tokens_out

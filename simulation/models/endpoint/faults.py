@@ -102,7 +102,7 @@ class Faults:
         """The fault that falls to this uniform, `elapsed_s` after the endpoint's start."""
         elapsed_s *= self._speedup
         for spec in self._specs:
-            if spec.from_s <= elapsed_s < spec.until_s:
+            if spec.from_s <= elapsed_s and (spec.until_s is None or elapsed_s < spec.until_s):
                 if luck < spec.probability:
                     return Fault(spec.kind, spec.retry_after_s, spec.factor)
                 luck -= spec.probability

@@ -16,6 +16,7 @@ __all__ = [
     "message_body",
     "message_size",
     "stream_chunks",
+    "stream_size",
 ]
 
 _encode = msgspec.json.encode
@@ -39,7 +40,9 @@ class TokenCounts(msgspec.Struct, frozen=True):
         return self.uncached + self.read + self.written_5m + self.written_1h
 
 
-def _usage(counts: TokenCounts, output_tokens: int, thinking_tokens: int) -> dict[str, Any]:
+def _usage(
+    counts: TokenCounts, output_tokens: int, thinking_tokens: int, tier: str = "standard"
+) -> dict[str, Any]:
     return {
         "input_tokens": counts.uncached,
         "cache_creation_input_tokens": counts.written,
@@ -50,7 +53,7 @@ def _usage(counts: TokenCounts, output_tokens: int, thinking_tokens: int) -> dic
         },
         "output_tokens": output_tokens,
         "output_tokens_details": {"thinking_tokens": thinking_tokens},
-        "service_tier": "standard",
+        "service_tier": tier,
     }
 
 
@@ -80,7 +83,9 @@ def _empty_content(block: Block) -> dict[str, Any]:
     return {"type": "text", "text": ""}
 
 
-def message_body(message_id: str, model: str, answer: Answer, counts: TokenCounts) -> bytes:
+def message_body(
+    message_id: str, model: str, answer: Answer, counts: TokenCounts, tier: str = "standard"
+) -> bytes:
     """The message that a client receives which did not ask for a stream."""
     return _encode(
         {
@@ -91,18 +96,25 @@ def message_body(message_id: str, model: str, answer: Answer, counts: TokenCount
             "content": [_content(block) for block in answer.blocks],
             "stop_reason": answer.stop_reason,
             "stop_sequence": answer.stop_sequence,
-            "usage": _usage(counts, answer.output_tokens, answer.thinking_tokens),
+            "usage": _usage(counts, answer.output_tokens, answer.thinking_tokens, tier),
         }
     )
 
 
-# Bytes of a message around its text, with a typical id, model and counts.
-_ENVELOPE_BYTES = 480
+# Bytes around the text, with a typical id, model and counts: of a message, of a stream, of one of its chunks.
+_MESSAGE_BYTES = 480
+_STREAM_BYTES = 1_250
+_CHUNK_BYTES = 113
 
 
 def message_size(output_tokens: int) -> int:
-    """Size of a text answer where there is no body: within 5% of `message_body`'s."""
-    return _ENVELOPE_BYTES + BYTES_PER_TOKEN * output_tokens
+    """Size of a text answer where there is no body: close to `message_body`'s."""
+    return _MESSAGE_BYTES + BYTES_PER_TOKEN * output_tokens
+
+
+def stream_size(output_tokens: int, chunks: int) -> int:
+    """Size of a streamed text answer where there is no body: close to that of `stream_chunks`."""
+    return _STREAM_BYTES + _CHUNK_BYTES * chunks + BYTES_PER_TOKEN * output_tokens
 
 
 def _event(name: str, document: dict[str, Any]) -> bytes:

@@ -1,0 +1,180 @@
+"""The mock LLM server: `python -m loadtests.mock_llm --port 0 --profile fast --seed 1`.
+
+It serves `simulation.models.llm_endpoint` over HTTP as the Messages API (docs/mock.md). It prints one line of JSON when it
+is ready, `{"ready": "http://127.0.0.1:PORT"}`, and ends with status 0 on SIGTERM, 2 for bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+from pydantic import ValidationError
+
+from loadtests.mock.app import MockApp
+from loadtests.mock.attempt_log import AttemptLog
+from loadtests.mock.batches import BatchRoutes
+from loadtests.mock.catalog import ModelRoutes
+from loadtests.mock.keys import KeyFileError, Keys, load_keys
+from loadtests.mock.lag import LoopLag
+from loadtests.mock.messages import MessagesRoutes
+from loadtests.mock.metrics import MockMetrics
+from loadtests.mock.protocol import MockProtocol
+from reference_impl.live.config import ConfigError
+from reference_impl.live.loop import run_live
+from reference_impl.live.serving import announce, serving, stop_on_signals
+from simulation.models.llm_endpoint import LLMEndpoint
+from simulation.scenario.endpoint import (
+    LIMIT_TIERS,
+    EndpointProfile,
+    LimitsSpec,
+    ProfileError,
+    load_profile,
+)
+from simulation.scenario.prices import PriceError, PriceTable, load_prices
+
+__all__ = ["MockOptions", "main", "serve"]
+
+
+class MockOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How the server is started."""
+
+    profile: EndpointProfile
+    seed: int = 0
+    port: int = 0
+    prices: PriceTable
+    keys: Keys
+    log: Path | None = None
+    allow_fault_header: bool = False
+    batch_concurrency: int = 64
+
+
+async def serve(options: MockOptions) -> None:
+    """Serve until SIGTERM or SIGINT. Raises ConfigError when the port cannot be used."""
+    stop = stop_on_signals()
+    log = None if options.log is None else AttemptLog(options.log)
+    write = None if log is None else log.write
+    endpoint = LLMEndpoint(options.profile, options.seed, prices=options.prices, observer=write)
+    messages = MessagesRoutes(
+        endpoint, allow_faults=options.allow_fault_header, wall_clock=time.time, log=write
+    )
+    batches = BatchRoutes(
+        endpoint,
+        wall_clock=time.time,
+        next_id=messages.next_untagged,
+        concurrency=options.batch_concurrency,
+    )
+    lag = LoopLag()
+    app = MockApp(
+        options.keys,
+        messages,
+        ModelRoutes(options.prices, options.profile.models),
+        batches,
+        MockMetrics(endpoint, lag.worst_s),
+    )
+    watching = asyncio.create_task(lag.watch(), name="background:lag")
+    # What exists now lives as long as the process: the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
+    try:
+        async with serving(app, options.port, http=MockProtocol, keep_alive_s=600.0) as url:
+            announce(url)
+            await stop.wait()
+            app.stop()
+            await batches.aclose()
+    finally:
+        watching.cancel()
+        if log is not None:
+            log.close()
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of `python -m loadtests.mock_llm` and of `twinload mock`."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        options = _options(arguments)
+        run_live(serve(options))
+    except (ConfigError, ProfileError, PriceError, KeyFileError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mock", description="A mock of the Messages API with realistic latency and limits."
+    )
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--profile", default="fast", help="name of a shipped profile, or a file")
+    parser.add_argument("--seed", type=int, default=0, help="of all luck")
+    parser.add_argument(
+        "--limits", help=f"a tier ({', '.join(LIMIT_TIERS)}), none, or a YAML file of limits"
+    )
+    parser.add_argument("--speedup", type=float, help="plays the profile so many times as fast")
+    parser.add_argument("--prices", type=Path, help="a price file in place of the shipped one")
+    parser.add_argument("--keys", type=Path, help="YAML file `key: account`; other keys get 401")
+    parser.add_argument("--log", type=Path, help="one line of JSON per attempt goes here")
+    parser.add_argument("--batch-concurrency", type=int, default=64)
+    parser.add_argument(
+        "--allow-fault-header", action="store_true", help="honour the header x-mock-fault"
+    )
+    return parser
+
+
+def _options(arguments: argparse.Namespace) -> MockOptions:
+    profile = load_profile(arguments.profile)
+    changes: dict[str, Any] = {}
+    if arguments.limits is not None:
+        changes["limits"] = _limits(arguments.limits)
+    if arguments.speedup is not None:
+        if not arguments.speedup > 0:
+            raise ConfigError(f"--speedup {arguments.speedup:g}: must be greater than 0")
+        changes["speedup"] = arguments.speedup
+    if not 0 <= arguments.port <= 65535:
+        raise ConfigError(f"--port {arguments.port}: must be 0 to 65535")
+    if arguments.batch_concurrency < 1:
+        raise ConfigError(f"--batch-concurrency {arguments.batch_concurrency}: must be at least 1")
+    if arguments.log is not None and not arguments.log.parent.is_dir():
+        raise ConfigError(f"--log {arguments.log}: the folder does not exist")
+    return MockOptions(
+        profile=profile.model_copy(update=changes),
+        seed=arguments.seed,
+        port=arguments.port,
+        prices=load_prices(arguments.prices),
+        keys=Keys(None if arguments.keys is None else load_keys(arguments.keys)),
+        log=arguments.log,
+        allow_fault_header=arguments.allow_fault_header,
+        batch_concurrency=arguments.batch_concurrency,
+    )
+
+
+def _limits(name: str) -> LimitsSpec:
+    """A tier by name, or the limits in a YAML file."""
+    if name == "none":
+        return LimitsSpec()
+    if name in LIMIT_TIERS:
+        return LIMIT_TIERS[name]
+    try:
+        return LimitsSpec.model_validate(yaml.safe_load(Path(name).read_text("utf-8")))
+    except OSError as error:
+        raise ConfigError(
+            f"--limits {name}: neither a file nor one of none, {', '.join(LIMIT_TIERS)}"
+        ) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--limits {name}: not YAML") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise ConfigError(f"--limits {name}: {field}: {first['msg']}") from error
+
+
+if __name__ == "__main__":
+    main()
