@@ -32,7 +32,7 @@ def diagnose(error: ValidationError, model: type[BaseModel], document: Any) -> s
     complaints = error.errors(include_url=False)
     # A misspelt field shows twice, as one too many and one missing: the spelling is the news.
     first = next((c for c in complaints if c["type"] == "extra_forbidden"), complaints[0])
-    path, owner = _locate(first["loc"], model, document)
+    path, owner, annotation = _locate(first["loc"], model, document)
     field = ".".join(path) or "scenario"
     kind = first["type"]
     context = first.get("ctx", {})
@@ -41,15 +41,21 @@ def diagnose(error: ValidationError, model: type[BaseModel], document: Any) -> s
     elif kind == "missing":
         text = f"{field}: missing; it has no default"
     elif kind == "union_tag_not_found":
-        text = f"{field}: 'kind' is missing{_found(first['input'])}; expected one of {_tags(owner)}"
+        text = f"{field}: 'kind' is missing{_found(first['input'])}; expected one of {_tags(annotation)}"
     elif kind == "union_tag_invalid":
         tags = context.get("expected_tags", "").replace("'", "").split(", ")
         text = f"{field}.kind: {unknown('kind', str(context.get('tag')), tags)}"
     elif kind == "literal_error":
         allowed = [value.strip("' ") for value in _split(str(context.get("expected", "")))]
         text = f"{field}: {unknown('value', str(first['input']), allowed)}"
+    elif kind in ("model_type", "model_attributes_type", "dict_type"):
+        text = f"{field}: must be a group of fields (name: value){_found(first['input'])}"
+    elif kind == "too_short":
+        text = (
+            f"{field}: must have at least {context.get('min_length')} item{_found(first['input'])}"
+        )
     elif kind == "value_error":
-        text = f"{field}: {context.get('error', first['msg'])}"
+        text = f"{field + ': ' if path else ''}{context.get('error', first['msg'])}"
     else:
         text = f"{field}: {_plain(first['msg'])}{_found(first['input'])}"
     more = len(complaints) - 1
@@ -71,8 +77,8 @@ def _split(expected: str) -> list[str]:
 
 def _locate(
     location: tuple[int | str, ...], model: type[BaseModel], document: Any
-) -> tuple[list[str], Any]:
-    """The path as the user writes it (without pydantic's tags), and the model that holds its last field."""
+) -> tuple[list[str], Any, Any]:
+    """The path as the user writes it (without pydantic's tags), the model that holds its last field, and its type."""
     path: list[str] = []
     annotation: Any = model
     owner: Any = model
@@ -91,8 +97,7 @@ def _locate(
         path.append(part)
         owner, annotation = annotation, field
         here = here.get(part) if isinstance(here, dict) else None
-    last_is_field = isinstance(owner, type) and issubclass(owner, BaseModel)
-    return path, owner if last_is_field else _choose(annotation, here)
+    return path, owner, annotation
 
 
 def _is_model(annotation: Any) -> bool:
@@ -100,6 +105,7 @@ def _is_model(annotation: Any) -> bool:
 
 
 def _field(annotation: Any, name: str) -> Any:
+    """The type of a model's field, None where it has no such field."""
     if not _is_model(annotation):
         return None
     for field_name, field in annotation.model_fields.items():

@@ -261,6 +261,11 @@ class Hyperexponential(AnyDistribution):
         )
         return second - self.mean() ** 2
 
+    @cached_property
+    def _tolerance(self) -> float:
+        """What rounding of the logarithm is worth in x, at most: no step below it means anything."""
+        return 2.0**-51 * max(self.means)
+
     def quantile(self, u: float) -> float:
         # ln P(X > x) is convex and falls, so Newton's iteration from the left rises to the root and never passes it.
         target = math.log1p(-u)
@@ -273,7 +278,7 @@ class Hyperexponential(AnyDistribution):
             slope = math.fsum(w / m for w, m in zip(weights, self.means, strict=True)) / survival
             step = (math.log(survival) - target) / slope
             x += step
-            if step <= 1e-13 * x:
+            if step <= self._tolerance + 1e-13 * x:
                 break
         return x
 
@@ -288,7 +293,7 @@ class Hyperexponential(AnyDistribution):
             survival = weights.sum(axis=0)
             step = (np.log(survival) - target) * survival / (rate * weights).sum(axis=0)
             x += step
-            if np.all(step <= 1e-13 * x):
+            if np.all(step <= self._tolerance + 1e-13 * x):
                 break
         return x.reshape(np.shape(u))
 

@@ -24,6 +24,7 @@ __all__ = [
     "ProcessCpu",
     "ProcessKind",
     "Scenario",
+    "StationSpec",
     "scenario_sha256",
 ]
 
@@ -130,8 +131,26 @@ class SLO(Spec):
         return self
 
 
+class StationSpec(Spec):
+    """An extra station that every request passes on its way in: first come first served at `servers`, or a mere delay.
+
+    `servers: null` delays without a queue. The service time is drawn per request. Virtual world only: it stands for
+    something of a textbook system, or of a user's own, that the deployment does not have.
+    """
+
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+    servers: Annotated[int, Field(ge=1, le=1_000_000)] | None = 1
+    service_s: Distribution
+
+
 def _named_profile(value: Any) -> Any:
-    return load_profile(value) if isinstance(value, str) else value
+    """`endpoint: NAME`, or `endpoint: {profile: NAME, field: value, ...}` with some of its fields replaced."""
+    if isinstance(value, str):
+        return load_profile(value)
+    if isinstance(value, dict) and isinstance(value.get("profile"), str):
+        changes = {name: part for name, part in value.items() if name != "profile"}
+        return {**load_profile(value["profile"]).model_dump(), **changes}
+    return value
 
 
 class Scenario(Spec):
@@ -141,7 +160,9 @@ class Scenario(Spec):
         name, description: for people. A file without a name is named after its stem.
         deployment: what exists.
         workload: what is asked of it.
-        endpoint: how the LLM endpoint behaves: a profile's name, or the profile itself.
+        endpoint: how the LLM endpoint behaves: a profile's name, `{profile: NAME, ...}` with some fields replaced, or
+            the profile itself.
+        stations: extra stations that every request passes after its admission, in this order.
         network, cpu: what the surroundings cost in virtual time.
         faults: what goes wrong. slos: what was promised.
         horizon_s: no request is sent from here on. drain_s: how long the run then waits for answers.
@@ -157,6 +178,7 @@ class Scenario(Spec):
     endpoint: Annotated[EndpointProfile, BeforeValidator(_named_profile)] = Field(
         default_factory=lambda: load_profile("sonnet-class")
     )
+    stations: tuple[StationSpec, ...] = ()
     network: NetworkSpec = NetworkSpec()
     cpu: CpuSpec = CpuSpec()
     faults: tuple[Fault, ...] = ()
@@ -168,10 +190,11 @@ class Scenario(Spec):
     stream_detail: Literal["ends", "chunks"] = "ends"
 
     @model_validator(mode="after")
-    def _unique_slos(self) -> Scenario:
-        names = [slo.name for slo in self.slos]
-        if len(set(names)) != len(names):
-            raise ValueError(f"slos: a name occurs twice in {names}")
+    def _unique_names(self) -> Scenario:
+        for field, parts in (("slos", self.slos), ("stations", self.stations)):
+            names = [part.name for part in parts]
+            if len(set(names)) != len(names):
+                raise ValueError(f"{field}: a name occurs twice in {names}")
         return self
 
 

@@ -27,6 +27,7 @@ from simulation.scenario.schema import (
     ProcessCpu,
     ProcessKind,
     Scenario,
+    StationSpec,
     scenario_sha256,
 )
 from simulation.scenario.traces import read_trace, slice_trace
@@ -43,6 +44,7 @@ __all__ = [
     "ProcessKind",
     "Scenario",
     "ScenarioError",
+    "StationSpec",
     "TraceError",
     "WorkloadError",
     "WorkloadSpec",
@@ -110,7 +112,7 @@ def parse_scenario(
         )
     document.setdefault("name", name)
     if folder is not None:
-        _anchor_trace(document, folder)
+        _anchor_files(document, folder)
     return _validate(document, origin)
 
 
@@ -118,10 +120,14 @@ def override(scenario: Scenario, overrides: Mapping[str, object]) -> Scenario:
     """The scenario with the fields at these dotted paths replaced; raises ScenarioError for an unknown path."""
     if not overrides:
         return scenario
+    origin = f"{scenario.name} with overrides"
     document = scenario.model_dump()
     for path, value in overrides.items():
-        _replace_field(document, path, value)
-    return _validate(document, f"{scenario.name} with overrides")
+        try:
+            _replace_field(document, path, value)
+        except ScenarioError as error:
+            raise ScenarioError(f"{origin}: {error}") from None
+    return _validate(document, origin)
 
 
 def parse_overrides(assignments: Iterable[str]) -> dict[str, object]:
@@ -183,11 +189,17 @@ def _validate(document: dict[str, Any], origin: str) -> Scenario:
         raise ScenarioError(f"{origin}: {diagnose(error, Scenario, document)}") from None
 
 
-def _anchor_trace(document: dict[str, Any], folder: Path) -> None:
+def _anchor_files(document: dict[str, Any], folder: Path) -> None:
+    """Relative paths in a file (a trace, a profile) are relative to the file."""
     workload = document.get("workload")
     arrivals = workload.get("arrivals") if isinstance(workload, dict) else None
     if isinstance(arrivals, dict) and isinstance(arrivals.get("path"), str):
         arrivals["path"] = str(folder / arrivals["path"])
+    endpoint = document.get("endpoint")
+    if isinstance(endpoint, str) and endpoint.endswith((".yaml", ".yml")):
+        document["endpoint"] = str(folder / endpoint)
+    elif isinstance(endpoint, dict) and str(endpoint.get("profile")).endswith((".yaml", ".yml")):
+        endpoint["profile"] = str(folder / endpoint["profile"])
 
 
 def _replace_field(document: dict[str, Any], path: str, value: object) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import zipfile
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -238,27 +239,26 @@ def _open_layout(times: Floats) -> _Layout:
 
 def _closed_layout(spec: ClosedArrivals, seed: int, horizon_s: float) -> _Layout:
     """Users' turns. However fast the answers are, no user sends more than its think times leave room for."""
+    limit = spec.requests_per_user
+    mean_s = spec.think_s.mean()
+    expected = math.inf if mean_s == 0 else horizon_s / mean_s + 1
+    per_user = expected if limit is None else min(limit, expected)
+    if spec.users * per_user > MAX_REQUESTS:
+        raise WorkloadError(
+            f"workload.arrivals: {spec.users} users who think {mean_s:g} s could send more than "
+            f"{MAX_REQUESTS:,} requests; set requests_per_user, or lower horizon_s"
+        )
     draws = generator(seed, "think")
     ramp_s = np.arange(spec.users) * (spec.ramp_s / spec.users)
+    turns = min(math.ceil(per_user), 64)
     blocks: list[Floats] = []
     reached_s = ramp_s
-    turns = 0
-    while True:
-        # Row-major by turn: draw number turn * users + user, whatever the size of a block.
-        block = spec.think_s.sample(draws, 64 * spec.users).reshape(64, spec.users)
+    # Row-major by turn: draw number turn * users + user, whatever the size of a block.
+    while (reached_s < horizon_s).any() and (limit is None or turns * len(blocks) < limit):
+        block = spec.think_s.sample(draws, turns * spec.users).reshape(turns, spec.users)
         blocks.append(block)
-        turns += len(block)
         reached_s = reached_s + block.sum(axis=0)
-        if spec.requests_per_user is not None and turns >= spec.requests_per_user:
-            break
-        if (reached_s >= horizon_s).all():
-            break
-        if turns * spec.users > 4 * MAX_REQUESTS:
-            raise WorkloadError(
-                f"workload.arrivals: {spec.users} users who think {spec.think_s.mean():g} s could send more than "
-                f"{MAX_REQUESTS:,} requests; set requests_per_user, or lower horizon_s"
-            )
-    think = np.concatenate(blocks)[: spec.requests_per_user]
+    think = np.concatenate(blocks)[:limit]
     possible = ramp_s + np.cumsum(think, axis=0) < horizon_s
     user, turn = np.nonzero(possible.T)
     first = turn == 0
