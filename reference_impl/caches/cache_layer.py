@@ -166,6 +166,7 @@ class CacheLayer(Generic[T]):
         if not isinstance(found, Found):
             return None
         self._l2_hits += 1
+        self._keep(key, found.value, found.fresh_s, found.ttl_s, found.tags)
         return found.value, "l2"
 
     async def _join_or_lead(
@@ -305,24 +306,28 @@ class CacheLayer(Generic[T]):
         ttl_s: float,
         tags: frozenset[str],
     ) -> None:
-        """Give `value` to the followers; keep it here while it is fresh, unless it was invalidated meanwhile."""
-        if fresh_s > 0 and not flight.doomed and self._l1_ttl_s > 0:
-            now_s = asyncio.get_running_loop().time()
-            fresh_until_s = now_s + min(fresh_s, self._l1_ttl_s)
-            self._memory.put(
-                key,
-                MemoryEntry(
-                    value,
-                    size_bytes=self._size_of(value),
-                    refresh_from_s=min(
-                        fresh_until_s, now_s + fresh_s - self._refresh_ahead * ttl_s
-                    ),
-                    fresh_until_s=fresh_until_s,
-                    stale_until_s=fresh_until_s + self._stale_s,
-                    tags=tags,
-                ),
-            )
+        """Keep `value` unless it was invalidated meanwhile, and give it to the followers."""
+        if not flight.doomed:
+            self._keep(key, value, fresh_s, ttl_s, tags)
         self._flights.land(key, flight, value)
+
+    def _keep(self, key: str, value: T, fresh_s: float, ttl_s: float, tags: frozenset[str]) -> None:
+        """Hold `value` in memory for what is left of its life, at most the cap of L1."""
+        if fresh_s <= 0 or self._l1_ttl_s <= 0:
+            return
+        now_s = asyncio.get_running_loop().time()
+        fresh_until_s = now_s + min(fresh_s, self._l1_ttl_s)
+        self._memory.put(
+            key,
+            MemoryEntry(
+                value,
+                size_bytes=self._size_of(value),
+                refresh_from_s=min(fresh_until_s, now_s + fresh_s - self._refresh_ahead * ttl_s),
+                fresh_until_s=fresh_until_s,
+                stale_until_s=fresh_until_s + self._stale_s,
+                tags=tags,
+            ),
+        )
 
     # -- failures that are remembered ---------------------------------------------------------------------------------
 

@@ -81,7 +81,15 @@ class MemoryStore:
     async def take_lease(self, key: str, token: str, lease_s: float) -> bool:
         now_s = _now_s()
         held = self._leases.get(key)
-        if held is not None and held.token != token and held.until_s > now_s:
+        if held is not None and held.until_s > now_s:
+            return False
+        self._leases[key] = _Lease(token, now_s + lease_s)
+        return True
+
+    async def extend_lease(self, key: str, token: str, lease_s: float) -> bool:
+        now_s = _now_s()
+        held = self._leases.get(key)
+        if held is None or held.token != token or held.until_s <= now_s:
             return False
         self._leases[key] = _Lease(token, now_s + lease_s)
         return True

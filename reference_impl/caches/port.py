@@ -97,7 +97,11 @@ class CacheStore(Protocol):
         ...
 
     async def take_lease(self, key: str, token: str, lease_s: float) -> bool:
-        """Become the one that computes `key` for `lease_s`, or extend one's own lease; False while another holds it."""
+        """Become the one that computes `key` for `lease_s`; False while anyone holds its lease."""
+        ...
+
+    async def extend_lease(self, key: str, token: str, lease_s: float) -> bool:
+        """Hold the lease of `token` for `lease_s` from now; False if it has ended: what was taken away stays taken."""
         ...
 
     async def end_lease(self, key: str, token: str) -> None:

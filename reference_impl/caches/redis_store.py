@@ -45,12 +45,9 @@ for i = 3, #KEYS do
 end
 return 1
 """
-# KEYS lease. ARGV token, milliseconds. Takes a free lease, or extends one's own.
-_LEASE: Final = """
-local held = redis.call('GET', KEYS[1])
-if held and held ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return 1
+_EXTEND_LEASE: Final = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+return 0
 """
 _END_LEASE: Final = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
@@ -96,7 +93,7 @@ class RedisStore:
         client: Any = Redis(connection_pool=pool)
         self._client = client
         self._put = client.register_script(_PUT)
-        self._lease = client.register_script(_LEASE)
+        self._extend_lease = client.register_script(_EXTEND_LEASE)
         self._end_lease = client.register_script(_END_LEASE)
         self._add_member = client.register_script(_ADD_MEMBER)
         self._reads = BatchedReads(client.get, client.mget, limit_s=_READ_LIMIT_S)
@@ -141,8 +138,17 @@ class RedisStore:
 
     async def take_lease(self, key: str, token: str, lease_s: float) -> bool:
         async with self._translated():
-            taken = await self._lease([f"{self._space}:l:{key}"], [token, _milliseconds(lease_s)])
+            taken = await self._client.set(
+                f"{self._space}:l:{key}", token, nx=True, px=_milliseconds(lease_s)
+            )
         return bool(taken)
+
+    async def extend_lease(self, key: str, token: str, lease_s: float) -> bool:
+        async with self._translated():
+            extended = await self._extend_lease(
+                [f"{self._space}:l:{key}"], [token, _milliseconds(lease_s)]
+            )
+        return bool(extended)
 
     async def end_lease(self, key: str, token: str) -> None:
         async with self._translated():

@@ -308,7 +308,7 @@ class SharedLevel(Generic[T]):
     async def _renew(self, claim: Claim[T]) -> None:
         try:
             await self._ask(
-                lambda: self.store.take_lease(claim.key, claim.token, self._lease_s),
+                lambda: self.store.extend_lease(claim.key, claim.token, self._lease_s),
                 Claim[T](claim.key, self.timeout_s),
             )
         except StoreUnavailable:
@@ -342,7 +342,8 @@ class SharedLevel(Generic[T]):
                 self._timeouts += 1
                 error = StoreUnavailable(f"no answer within {now_s - asked_s:.3f} s")
             self._last_error = str(error)
-            luck = self._uniform(f"cache breaker {self.name}", self._errors, 0)
+            openings = self._breaker.statistics().openings
+            luck = self._uniform(f"cache breaker {self.name}", openings, 0)
             self._breaker.failed(permit, now_s, luck)
             raise error
         except BaseException:

@@ -161,6 +161,9 @@ class VirtualStore:
     async def take_lease(self, key: str, token: str, lease_s: float) -> bool:
         return await self._ask(lambda store: store.take_lease(key, token, lease_s))
 
+    async def extend_lease(self, key: str, token: str, lease_s: float) -> bool:
+        return await self._ask(lambda store: store.extend_lease(key, token, lease_s))
+
     async def end_lease(self, key: str, token: str) -> None:
         await self._ask(lambda store: store.end_lease(key, token))
 

@@ -112,15 +112,19 @@ def test_a_value_is_fresh_then_stale_then_gone(world: World) -> None:
     world.play(body)
 
 
-def test_one_of_many_takes_a_lease_and_may_extend_it(world: World) -> None:
+def test_one_of_many_takes_a_lease_and_alone_may_extend_it(world: World) -> None:
     async def body(one: CacheStore, other: CacheStore) -> None:
         taken = await asyncio.gather(
             *((one, other)[n % 2].take_lease("k", f"token-{n}", 10) for n in range(20))
         )
         assert sum(taken) == 1
         winner = f"token-{taken.index(True)}"
-        assert await one.take_lease("k", winner, 10)
-        assert not await one.take_lease("k", "another", 10)
+        assert not await one.take_lease("k", winner, 10)
+        assert await one.extend_lease("k", winner, 0.05)
+        assert not await other.extend_lease("k", "another", 10)
+        await asyncio.sleep(0.1)
+        assert not await one.extend_lease("k", winner, 10)
+        assert await other.take_lease("k", "another", 10)
 
     world.play(body)
 
@@ -158,6 +162,7 @@ def test_a_value_computed_before_an_invalidation_is_not_stored_after_it(world: W
         for what in (Invalidation("pattern", "k*"), Invalidation("pattern", "k1")):
             await one.take_lease("k1", "mine", 10)
             await other.invalidate(what)
+            assert not await one.extend_lease("k1", "mine", 10)
             assert not await one.put("k1", b"old", ttl_s=100, lease="mine")
             assert await one.get("k1") is None
 
