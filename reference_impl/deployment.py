@@ -103,11 +103,12 @@ class AutoscalerSpec(Spec):
 
 
 class CacheSpec(Spec):
-    """The exact cache in the gateway's memory; `ttl_s: 0` stores nothing."""
+    """The exact cache in the gateway's memory; `ttl_s: 0` stores nothing. `max_entries` bounds it beside `max_bytes`."""
 
     enabled: bool = True
     ttl_s: Seconds = 3600.0
     max_bytes: Annotated[int, Field(ge=1024)] = 256 * 1024 * 1024
+    max_entries: Count | None = None
 
 
 class DeploymentSpec(Spec):

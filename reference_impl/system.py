@@ -58,6 +58,7 @@ class System:
             self.cache = CacheLayer(
                 spec.cache.ttl_s,
                 max_bytes=spec.cache.max_bytes,
+                max_entries=spec.cache.max_entries,
                 size_of=lambda answer: answer.size_bytes,
             )
         self.gateway = Gateway(

@@ -16,7 +16,6 @@ from simulation.scenario.workload import CompiledWorkload
 
 __all__ = [
     "BYTES_PER_TOKEN",
-    "VirtualKeys",
     "prompt_text",
     "request_body",
     "request_size_bytes",
@@ -105,7 +104,26 @@ def request_size_bytes(workload: CompiledWorkload, row: int) -> int:
 
 
 def virtual_key(workload: CompiledWorkload, row: int) -> str:
-    """`reference_impl.messages.content_key` of the call that a live gateway builds from this row's body."""
+    """`reference_impl.messages.content_key` of the call that a live gateway builds from this row's body.
+
+    Remembered for prompts that come again; the others are asked for once.
+    """
+    if not workload.repeats_prompt[row]:
+        return _content_key(workload, row)
+    what = (
+        int(workload.prompt_id[row]),
+        int(workload.input_tokens[row]),
+        int(workload.model[row]),
+        int(workload.tenant[row]),
+        int(workload.max_tokens[row]),
+    )
+    key = workload.known_keys.get(what)
+    if key is None:
+        key = workload.known_keys[what] = _content_key(workload, row)
+    return key
+
+
+def _content_key(workload: CompiledWorkload, row: int) -> str:
     canonical = msgspec.json.encode(
         {
             "max_tokens": int(workload.max_tokens[row]),
@@ -118,28 +136,3 @@ def virtual_key(workload: CompiledWorkload, row: int) -> str:
     digest.update(b"\x00")
     digest.update(canonical)
     return digest.hexdigest()
-
-
-class VirtualKeys:
-    """`virtual_key` by row, remembered for the prompts that come again (the others are asked for once)."""
-
-    def __init__(self, workload: CompiledWorkload) -> None:
-        self._workload = workload
-        self._repeats = workload.repeats_prompt
-        self._known: dict[tuple[int, int, int, int, int], str] = {}
-
-    def __getitem__(self, row: int) -> str:
-        workload = self._workload
-        if not self._repeats[row]:
-            return virtual_key(workload, row)
-        what = (
-            int(workload.prompt_id[row]),
-            int(workload.input_tokens[row]),
-            int(workload.model[row]),
-            int(workload.tenant[row]),
-            int(workload.max_tokens[row]),
-        )
-        key = self._known.get(what)
-        if key is None:
-            key = self._known[what] = virtual_key(workload, row)
-        return key

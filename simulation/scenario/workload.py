@@ -12,6 +12,7 @@ import io
 import math
 import zipfile
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -89,13 +90,18 @@ class CompiledWorkload:
         order = np.argsort(self.intended_s, kind="stable")
         return order[: int(np.count_nonzero(~np.isnan(self.intended_s)))]
 
-    @property
+    @cached_property
     def repeats_prompt(self) -> npt.NDArray[np.bool_]:
         """Which rows ask a prompt that another row asks too."""
         if not len(self):
             return np.zeros(0, dtype=np.bool_)
         _, which, counts = np.unique(self.prompt_id, return_inverse=True, return_counts=True)
         return np.asarray(counts[which] > 1, dtype=np.bool_)
+
+    @cached_property
+    def known_keys(self) -> dict[tuple[int, ...], str]:
+        """The memory of `prompts.virtual_key`; its size is bounded by the number of prompts that repeat."""
+        return {}
 
     def replaying(self, sent_s: Floats) -> CompiledWorkload:
         """The same requests at other instants (NaN: not sent); none waits for another any more."""
