@@ -52,13 +52,12 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A heading with figures, then tables; `empty` is said when there is neither."""
+    """A heading, what is missing and why (`note`), figures, then tables."""
 
     title: str
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
-    empty: str = ""
-    folded: bool = False
+    note: str = ""
 
     @property
     def anchor(self) -> str:
@@ -189,26 +188,31 @@ def _sections(runs: Labelled, judged: Sequence[Judged], draw: _Drawer) -> list[S
     instances = draw(
         "instances", "instances over time with scaling decisions", partial(figures.fleet, runs)
     )
-    no_answer = "No request was answered, so there is no latency to show."
+    answered = any(run.requests["ok"].any() for _, run in runs)
+    no_answer = "" if answered else "No request was answered, so there is no latency to show."
     return [
-        Section("Latency and throughput", over_time, empty=no_answer),
+        Section("Latency and throughput", over_time, note=no_answer),
         Section(
             "Delay of slow requests, by stage",
             delay,
             [tables.candidates(j.label, j.verdict) for j in judged if j.verdict.candidates],
-            empty="Too few requests were worked on to tell slow ones from typical ones.",
+            note=(
+                ""
+                if any(j.verdict.candidates for j in judged)
+                else "Too few requests were worked on to tell slow ones from typical ones."
+            ),
         ),
         Section(
             "Utilisation and queues, by station",
             pools,
             [tables.stations(label, run) for _, label, run in each if len(run.stations)],
-            empty="No station was sampled in this run.",
+            note="" if pools else "No station was sampled in this run.",
         ),
         Section(
             "Instances and scaling",
             instances,
             [t for _, label, run in each if (t := tables.scaling(label, run)).rows],
-            empty="No instance was sampled in this run.",
+            note="" if instances else "No instance was sampled in this run.",
         ),
         Section(
             "Promises, outcomes and cost",

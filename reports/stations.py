@@ -43,7 +43,7 @@ def pooled_series(stations: pd.DataFrame) -> pd.DataFrame:
     columns = ["pool", "kind", "t_s", "utilisation", "queue", "in_service", "capacity"]
     used = stations[stations["interval_s"] > 0]
     if used.empty:
-        return pd.DataFrame(columns=columns)
+        return pd.DataFrame(columns=columns).astype(dict.fromkeys(columns[2:], float))
     width = bin_width_s(used)
     span = used["interval_s"]
     bins = np.floor((used["t_s"] - span / 2) / width).astype(np.int64)
@@ -122,4 +122,6 @@ def pool_table(stations: pd.DataFrame, completed: int) -> pd.DataFrame:
         "bound_per_s",
     ]
     table = pd.DataFrame(rows, columns=columns).set_index("pool")
+    # An empty table would be of objects, which no comparison takes.
+    table = table.astype(dict.fromkeys(columns[2:], float))
     return table.sort_values("utilisation_p95", ascending=False, na_position="last")

@@ -53,22 +53,22 @@ def match_runs(live: Run, virtual: Run) -> Match:
     """Compare what the two runs were asked to do."""
     warnings: list[str] = []
     a, b = live.requests, virtual.requests
-    joined = a[["request_id", "input_tokens", "sent_s"]].merge(
-        b[["request_id", "input_tokens", "intended_s"]], on="request_id", suffixes=("", "_virtual")
+    wanted = ["request_id", "input_tokens", "intended_s", "sent_s"]
+    joined = a[wanted].merge(b[wanted], on="request_id", suffixes=("", "_virtual"))
+    replayed = _within(joined["sent_s"] - joined["intended_s_virtual"])
+    paired = live.manifest.workload_sha256 == virtual.manifest.workload_sha256 or (
+        _same_tokens(joined)
+        and (replayed or _within(joined["intended_s"] - joined["intended_s_virtual"]))
     )
-    larger = max(len(a), len(b), 1)
-    # A request that was refused early may have no token count on either side.
-    known = (joined["input_tokens"] > 0) & (joined["input_tokens_virtual"] > 0)
-    same = ~known | (joined["input_tokens"] == joined["input_tokens_virtual"])
-    paired = len(joined) >= 0.99 * larger and bool(same.mean() >= 0.99)
-    hashes = live.manifest.workload_sha256, virtual.manifest.workload_sha256
     if not paired:
         warnings.append(
-            f"The two runs are of different workloads ({len(a):,} and {len(b):,} requests, "
-            f"{int(same.sum()):,} in common): the differences below say nothing about the twin."
+            f"The two runs are of different workloads ({len(a):,} and {len(b):,} requests): "
+            "the differences below say nothing about the twin."
         )
-    elif hashes[0] != hashes[1] and len(joined) != larger:
-        warnings.append(f"{larger - len(joined):,} requests are in one run only.")
+    elif len(joined) < max(len(a), len(b)):
+        warnings.append(
+            f"Of {max(len(a), len(b)):,} requests only {len(joined):,} are in both runs; the rest counts in one alone."
+        )
     warnings += [
         f"The {run.world} run {run.name} was cut short."
         for run in (live, virtual)
@@ -81,9 +81,22 @@ def match_runs(live: Run, virtual: Run) -> Match:
     deployments = live.scenario.get("deployment"), virtual.scenario.get("deployment")
     if deployments[0] != deployments[1]:
         warnings.append("The two runs are of different deployments.")
-    shift = (joined["sent_s"] - joined["intended_s"]).abs()
-    replayed = bool(len(joined)) and float(shift.quantile(0.99)) < 1e-3
     return Match(paired, replayed, tuple(warnings))
+
+
+# Instants that differ by less are the same instant, read by two clocks.
+_SAME_INSTANT_S: Final = 1e-3
+
+
+def _within(shift: pd.Series[float]) -> bool:
+    return bool(len(shift)) and float(shift.abs().quantile(0.99)) < _SAME_INSTANT_S
+
+
+def _same_tokens(joined: pd.DataFrame) -> bool:
+    # A request that was refused early may have no token count on either side.
+    known = (joined["input_tokens"] > 0) & (joined["input_tokens_virtual"] > 0)
+    same = ~known | (joined["input_tokens"] == joined["input_tokens_virtual"])
+    return bool(len(same)) and bool(same.mean() >= 0.99)
 
 
 def twin_table(live: Run | Path, virtual: Run | Path, seed: int = 0) -> pd.DataFrame:
@@ -179,14 +192,15 @@ def _interval(
     other: npt.NDArray[np.float64],
 ) -> tuple[float, float] | None:
     draws = []
+    fewest = min(int(run.requests[metric.column].count()) for run in (live, virtual))
+    if fewest * min(metric.p, 1 - metric.p) < _BEYOND:
+        return None
+    last = max(int(run.requests["request_id"].max()) for run in (live, virtual))
     for run, drawn in ((live, weights), (virtual, other)):
         values = run.requests[metric.column]
         kept = values.notna().to_numpy()
-        if kept.sum() * min(metric.p, 1 - metric.p) < _BEYOND:
-            return None
         # Blocks are stretches of request ids, so block i holds the same requests in both runs.
-        ids = run.requests["request_id"].to_numpy(dtype=np.int64)
-        block = ids * _BLOCKS // (int(ids.max()) + 1)
+        block = run.requests["request_id"].to_numpy(dtype=np.int64) * _BLOCKS // (last + 1)
         sample = values.to_numpy(dtype=np.float64)[kept]
         draws.append(block_bootstrap_quantiles(sample, block[kept], drawn, [metric.p])[:, 0])
     difference = draws[1] - draws[0]

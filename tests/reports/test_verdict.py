@@ -1,0 +1,191 @@
+"""The verdict, the gate and the decomposition, against systems whose truth is known."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pandas as pd
+import pytest
+
+from reports.bottleneck import judge
+from reports.run import Run, load_run
+from reports.stages import PARTS, by_band, parts, slow_delay
+from reports.stations import pool_of, pool_table, pooled_series
+from reports.validity import Check, check_run, worst
+from tests.reports.conftest import ROOMY
+from tests.reports.synthetic import Truth, records, write_run
+
+
+def checks(run: Run) -> dict[str, Check]:
+    return {check.name: check for check in check_run(run)}
+
+
+def changed(run: Run, **columns: Any) -> Run:
+    """The run with other values in some columns of its requests."""
+    return dataclasses.replace(run, requests=run.requests.assign(**columns))
+
+
+class TestVerdict:
+    def test_slots_that_requests_queue_for_are_the_bottleneck(self, queueing: Run) -> None:
+        verdict = judge(queueing)
+        assert verdict.limiting == "slots"
+        assert verdict.candidates[0].corroborated
+        assert "instances.concurrency" in verdict.action
+
+    def test_with_room_nothing_is_limiting_and_the_headroom_is_the_laws(self, roomy: Run) -> None:
+        verdict = judge(roomy)
+        assert verdict.limiting is None
+        assert "Nothing of yours is limiting" in verdict.headline
+        assert verdict.headroom is not None
+        # 32 slots, 0.8 of requests hold one for 1 s on average: 32 / 0.8 = 40 requests/s at most.
+        assert verdict.headroom.bound_per_s == pytest.approx(40, rel=0.05)
+        assert verdict.headroom.pool == "instance slots"
+
+    def test_a_busy_station_that_nobody_waits_for_is_not_accused(self, roomy: Run) -> None:
+        busy = roomy.stations.copy()
+        cpu = busy["kind"] == "cpu"
+        busy.loc[cpu, ["busy_s", "in_service"]] = 0.95
+        verdict = judge(dataclasses.replace(roomy, stations=busy))
+        assert verdict.limiting is None
+        assert verdict.headroom is not None
+        assert verdict.headroom.pool == "gateway cpu"
+
+    def test_failures_come_before_delay(self, tmp_path: Path) -> None:
+        run = load_run(write_run(tmp_path / "run", dataclasses.replace(ROOMY, failing=0.2)))
+        verdict = judge(run)
+        assert verdict.limiting == "refusals"
+        assert "rate_limited" in verdict.headline
+        assert verdict.confidence == "high"
+
+    def test_a_late_load_generator_is_named_as_the_culprit(self, tmp_path: Path) -> None:
+        truth = dataclasses.replace(ROOMY, lag_s=3.0, requests=1000)
+        run = load_run(write_run(tmp_path / "run", truth))
+        assert judge(run).limiting == "generator"
+        assert checks(run)["Load generator on time"].state == "fail"
+
+    def test_a_missed_promise_is_quoted_with_what_was_measured(self, tmp_path: Path) -> None:
+        slo = {"name": "answer", "metric": "latency", "quantile": 0.95, "limit_s": 1.0}
+        run = load_run(write_run(tmp_path / "run", dataclasses.replace(ROOMY, slos=(slo,))))
+        verdict = judge(run)
+        assert verdict.limiting == "endpoint"
+        assert "promised was p95 of latency ≤ 1 s" in verdict.headline
+
+    def test_a_handful_of_requests_is_too_few_to_judge(self, tmp_path: Path) -> None:
+        run = load_run(write_run(tmp_path / "run", Truth(requests=10)))
+        verdict = judge(run)
+        assert (verdict.limiting, verdict.confidence) == (None, "low")
+        assert "Too few requests" in verdict.headline
+
+    def test_equal_seeds_give_equal_verdicts(self, queueing: Run) -> None:
+        assert judge(queueing, seed=3) == judge(queueing, seed=3)
+
+
+class TestStages:
+    def test_the_parts_add_up_to_the_latency(self, queueing: Run) -> None:
+        frame = queueing.requests
+        total = parts(frame).sum(axis=1)
+        assert np.allclose(total, frame["done_s"] - frame["intended_s"])
+
+    def test_the_bands_partition_the_requests(self, queueing: Run) -> None:
+        bands = by_band(parts(queueing.requests))
+        assert bands["requests"].sum() == len(queueing.requests)
+        assert bands[list(PARTS)].sum(axis=1).is_monotonic_increasing
+
+    def test_shares_of_the_excess_add_up_to_one(self, queueing: Run) -> None:
+        slow = slow_delay(parts(queueing.requests), np.random.default_rng(0))
+        assert slow is not None
+        assert sum(slow.excess.values()) == pytest.approx(1)
+        assert slow.requests == pytest.approx(0.05 * len(queueing.requests), abs=2)
+
+
+class TestStations:
+    def test_members_of_a_pool_lose_their_number(self) -> None:
+        names = ["instance-3 slots", "instance-12 cpu", "gateway cpu", "worker#2", "endpoint"]
+        expected = ["instance slots", "instance cpu", "gateway cpu", "worker", "endpoint"]
+        assert [pool_of(n) for n in names] == expected
+
+    def test_demand_is_busy_time_per_answer_and_bounds_the_throughput(self, roomy: Run) -> None:
+        completed = int(roomy.requests["ok"].sum())
+        table = pool_table(roomy.stations, completed)
+        slots = table.loc["instance slots"]
+        held = roomy.requests["llm_first_token_s"] + roomy.requests["llm_stream_s"]
+        assert slots["demand_s"] == pytest.approx(held.sum() / completed, rel=0.01)
+        assert slots["bound_per_s"] == pytest.approx(32 / slots["demand_s"])
+        assert slots["members"] == 4
+
+    def test_a_pool_without_a_bound_has_no_utilisation_and_bounds_nothing(self, roomy: Run) -> None:
+        endless = roomy.stations.assign(capacity=np.inf)
+        table = pool_table(endless, 100)
+        assert table["utilisation"].isna().all()
+        assert np.isinf(table["bound_per_s"]).all()
+
+    def test_pooled_capacity_follows_the_instances(self, queueing: Run) -> None:
+        series = pooled_series(queueing.stations)
+        slots = series[series["pool"] == "instance slots"].set_index("t_s")["capacity"]
+        assert slots.iloc[0] == pytest.approx(8)
+        assert slots.iloc[-1] == pytest.approx(16)
+
+    def test_no_stations_is_an_empty_table_not_an_error(self, roomy: Run) -> None:
+        none = roomy.stations.iloc[:0]
+        assert pool_table(none, 10).empty
+        assert pooled_series(none).empty
+
+
+class TestGate:
+    def test_an_honest_run_passes(self, queueing: Run) -> None:
+        found = check_run(queueing)
+        assert worst(found) == "pass", [c for c in found if c.state != "pass"]
+
+    def test_a_lost_request_breaks_conservation(self, tmp_path: Path) -> None:
+        truth = Truth(requests=300)
+        rows = records(truth)
+        run = load_run(write_run(tmp_path / "run", truth, rows[:100] + rows[101:]))
+        assert checks(run)["Every arrival has one outcome"].state == "fail"
+
+    def test_a_first_token_before_the_request_breaks_causality(self, queueing: Run) -> None:
+        sent = queueing.requests["sent_s"]
+        broken = changed(queueing, first_token_s=sent - 1)
+        assert checks(broken)["Causality"].state == "fail"
+
+    def test_a_negative_stage_breaks_causality(self, queueing: Run) -> None:
+        assert checks(changed(queueing, cache_s=-0.5))["Causality"].state == "fail"
+
+    def test_stages_that_do_not_add_up_are_seen(self, queueing: Run) -> None:
+        broken = changed(queueing, database_s=1.0)
+        assert checks(broken)["Stages add up to the latency"].state == "fail"
+
+    def test_hops_that_claim_more_time_than_there_was_are_seen(self, queueing: Run) -> None:
+        frame = queueing.requests
+        broken = changed(queueing, database_s=1.0, other_s=frame["other_s"] - 1.0)
+        assert checks(broken)["Stages add up to the latency"].state == "fail"
+
+    def test_waits_that_the_stations_did_not_see_break_littles_law(self, queueing: Run) -> None:
+        doubled = changed(queueing, instance_wait_s=2 * queueing.requests["instance_wait_s"])
+        assert checks(doubled)["Little's law"].state == "fail"
+
+    def test_a_station_busier_than_its_capacity_breaks_the_utilisation_law(
+        self, queueing: Run
+    ) -> None:
+        impossible = queueing.stations.assign(busy_s=queueing.stations["busy_s"] + 100)
+        run = dataclasses.replace(queueing, stations=impossible)
+        assert checks(run)["Utilisation law"].state == "fail"
+
+    def test_requests_left_in_flight_are_counted(self, queueing: Run) -> None:
+        outcome = queueing.requests["outcome"].copy()
+        outcome.iloc[-300:] = "unfinished"
+        run = changed(queueing, outcome=outcome, finished=outcome != "unfinished")
+        assert checks(run)["Requests finished"].state == "fail"
+
+    def test_a_run_that_was_cut_short_warns(self, queueing: Run) -> None:
+        cut = dataclasses.replace(
+            queueing, manifest=msgspec.structs.replace(queueing.manifest, complete=False)
+        )
+        assert checks(cut)["Run complete"].state == "warn"
+
+    def test_a_queue_that_only_grows_never_settles(self, queueing: Run) -> None:
+        growing = pd.Series(np.linspace(1, 100, len(queueing.requests)))
+        assert checks(changed(queueing, service_s=growing))["Steady state"].state == "warn"
