@@ -54,7 +54,8 @@ def half(purpose: str, request_id: int, attempt: int) -> float:
 
 def processor(*steps: Step, **options: Any) -> tuple[AsyncLLMProcessor, ScriptedPort]:
     port = ScriptedPort(*steps)
-    return AsyncLLMProcessor(port=port, **({"retry": GENEROUS, "uniform": half} | options)), port
+    settled: dict[str, Any] = {"retry": GENEROUS, "uniform": half} | options
+    return AsyncLLMProcessor(port=port, **settled), port
 
 
 async def collect(
@@ -87,7 +88,7 @@ def elapsed(main: Callable[[], Awaitable[T]]) -> tuple[T, float]:
 
 
 def test_an_answer_takes_one_attempt_and_its_own_time() -> None:
-    subject, port = processor(answer(after_s=2.0))
+    subject, _port = processor(answer(after_s=2.0))
     call = make_call()
     completion, passed_s = elapsed(lambda: subject.complete(call))
     assert completion is ANSWER
@@ -154,7 +155,7 @@ def test_what_cannot_help_is_not_tried_again(error: ServiceError) -> None:
 
 
 def test_a_defect_is_neither_retried_nor_renamed() -> None:
-    subject, port = processor(fail(KeyError("bug"), after_s=1.0), answer())
+    subject, _port = processor(fail(KeyError("bug"), after_s=1.0), answer())
     call = make_call()
     with pytest.raises(KeyError, match="bug"):
         run(subject.complete(call))
