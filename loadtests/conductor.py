@@ -50,6 +50,7 @@ class Conductor:
         self._over = False
         self._runner.register_message(FINISHED_MESSAGE, self._on_finished)
         environment.events.test_start.add_listener(self._on_test_start)
+        environment.events.test_stopping.add_listener(self._on_test_stopping)
         environment.events.worker_report.add_listener(self._on_worker_report)
         environment.events.reset_stats.add_listener(self._on_reset)
         is_master = isinstance(self._runner, MasterRunner)
@@ -75,6 +76,11 @@ class Conductor:
         self._status.write(Started(self._t0, t0_unix_s, len(self._injectors)))
         runner.send_message(START_MESSAGE, message)
         gevent.spawn(self._watch)
+
+    def _on_test_stopping(self, **_event: Any) -> None:
+        if self._injectors and not self._over:
+            self._over = True
+            self._status.write(Failed(f"stopped by hand at {monotonic() - self._t0:.1f} s"))
 
     def _on_worker_report(self, data: dict[str, Any], **_event: Any) -> None:
         if report := data.get("twinload"):

@@ -17,7 +17,7 @@ import httptools
 from gevent import monkey, socket
 
 from loadtests.reply import BadReply, Reply, ReplyReader
-from loadtests.target import parse_target
+from loadtests.target import BadTarget, parse_target
 from reference_impl.telemetry import Outcome
 
 __all__ = ["HttpClient"]
@@ -31,13 +31,19 @@ _poll: Callable[[], Any] = monkey.get_original("select", "poll")
 
 
 class HttpClient:
-    """Posts to one host. `connections_opened` counts connects; `aclose` is `close()`."""
+    """Posts to one host; `connections_opened` counts connects.
+
+    Args:
+        url: `http://HOST[:PORT][/PREFIX]`; raises BadTarget if it cannot be used.
+        keep_alive_s: a connection that was idle for longer is not used again.
+    """
 
     def __init__(self, url: str, *, keep_alive_s: float = KEEP_ALIVE_S) -> None:
         self.host, self.port, self.prefix = parse_target(url)
         self.connections_opened = 0
         self._keep_alive_s = keep_alive_s
         self._idle: list[tuple[float, Any]] = []
+        self._family, self._address = _resolve(self.host, self.port)
         self._start = (
             f" HTTP/1.1\r\nhost: {self.host}:{self.port}\r\ncontent-type: application/json\r\n"
         ).encode()
@@ -114,8 +120,13 @@ class HttpClient:
             if monotonic() - since < self._keep_alive_s and _is_quiet(sock):
                 return sock
             sock.close()
-        sock = socket.create_connection((self.host, self.port))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock = socket.socket(self._family)
+        try:
+            sock.connect(self._address)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except BaseException:
+            sock.close()
+            raise
         self.connections_opened += 1
         return sock
 
@@ -123,6 +134,15 @@ class HttpClient:
         """Close the idle connections."""
         while self._idle:
             self._idle.pop()[1].close()
+
+
+def _resolve(host: str, port: int) -> tuple[int, Any]:
+    """Family and address of a name, once: gevent would ask a thread for it at each connection. Raises BadTarget."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise BadTarget(f"target host {host!r}: {error.strerror or error}") from None
+    return family, address
 
 
 def _is_quiet(sock: Any) -> bool:

@@ -105,7 +105,7 @@ class Injector:
         self._t0 = math.nan
         self._flying: dict[int, _Due] = {}
         self._thinking = 0
-        self._stopped = False
+        self._stopping = Event()
         self._waiting: deque[_Due] = deque()
         self._greenlets = Group()
         self._idle = Event()
@@ -125,44 +125,53 @@ class Injector:
         Ends when the last answer is in, or `drain_s` after the horizon; what is in flight then is `unfinished`.
         """
         self._t0 = t0
-        flusher = gevent.spawn(self._flush_for_ever)
+        self._greenlets.spawn(self._flush_for_ever)
         try:
-            intended_s = self.workload.intended_s
-            horizon_s = self._options.horizon_s
-            for row in self._starts:
-                at = t0 + float(intended_s[row])
-                if at >= t0 + horizon_s:
-                    break
-                # Encoded before it is due: the work stays off the critical path.
-                due = _Due(row, at, request_body(self.workload, row))
-                # A sleep of zero lets the others run when this one is behind.
-                gevent.sleep(max(0.0, at - monotonic()))
-                self._hand_over(due)
-            end = t0 + horizon_s + self._options.drain_s
+            self._send_all(t0)
+            end = t0 + self._options.horizon_s + self._options.drain_s
             while self._flying or self._thinking:
                 self._idle.clear()
                 if not self._idle.wait(max(0.0, end - monotonic())):
                     break
         finally:
             self.stop()
-            flusher.kill()
+
+    def _send_all(self, t0: float) -> None:
+        intended_s = self.workload.intended_s
+        horizon_s = self._options.horizon_s
+        for row in self._starts:
+            due_s = float(intended_s[row])
+            if due_s >= horizon_s:
+                break
+            # Encoded before it is due: the work stays off the critical path.
+            due = _Due(row, t0 + due_s, request_body(self.workload, row))
+            ahead_s = due.at - monotonic()
+            if ahead_s <= 0.0:
+                gevent.sleep(0)  # behind: let the others run
+            else:
+                self._stopping.wait(ahead_s)
+            if self._stopping.is_set():
+                return
+            self._hand_over(due)
 
     def stop(self) -> None:
         """End now. Requests in flight or in line are recorded as `unfinished`. Idempotent."""
-        if self._stopped:
+        if self._stopping.is_set():
             return
-        self._stopped = True
+        self._stopping.set()
         for due in (*self._flying.values(), *self._waiting):
             self._record(due, Reply(outcome="unfinished"))
         self._flying.clear()
         self._waiting.clear()
-        self._greenlets.kill()
+        self._thinking = 0
+        self._idle.set()
+        # Not waited for: their rows are written, and whoever stops must not be held up.
+        self._greenlets.kill(block=False)
         self._client.close()
         self._writer.close()
 
     def _flush_for_ever(self) -> None:
-        while True:
-            gevent.sleep(FLUSH_INTERVAL_S)
+        while not self._stopping.wait(FLUSH_INTERVAL_S):
             self._writer.flush()
 
     def _hand_over(self, due: _Due) -> None:
@@ -178,7 +187,8 @@ class Injector:
         """Perform a request, then whatever waits in line for this place."""
         while True:
             reply = self._perform(due)
-            del self._flying[due.row]
+            if self._flying.pop(due.row, None) is None:
+                return  # stopped meanwhile, and accounted for
             done_s = self._record(due, reply)
             self._continue_session(due.row, done_s)
             if not self._waiting:
@@ -252,13 +262,11 @@ class Injector:
             self._greenlets.spawn(self._think, following, self._t0 + due_s)
 
     def _think(self, row: int, at: float) -> None:
-        try:
-            due = _Due(row, at, request_body(self.workload, row))
-            gevent.sleep(max(0.0, at - monotonic()))
-            self._hand_over(due)
-        finally:
-            self._thinking -= 1
-            self._idle.set()
+        due = _Due(row, at, request_body(self.workload, row))
+        if self._stopping.wait(max(0.0, at - monotonic())):
+            return
+        self._thinking -= 1
+        self._hand_over(due)
 
     def _headers(self, row: int, attempt: int) -> str:
         workload = self.workload
