@@ -97,19 +97,21 @@ class ChildProcess:
         return line
 
     async def stop(self, limit_s: float) -> None:
-        """SIGTERM; SIGKILL to the whole group after `limit_s`, or when cancelled. Returns when it has ended."""
+        """SIGTERM, and SIGKILL to the whole group after `limit_s` (0: at once). Returns when it has ended.
+
+        Cancelled, it leaves the child with its SIGTERM: who stops in earnest calls it again.
+        """
         self.ended.cancel()
         if self._watcher.done():
             return
-        self._signal(signal.SIGTERM)
-        try:
-            async with asyncio.timeout(limit_s):
-                await asyncio.shield(self._watcher)
-        except TimeoutError:
-            _log.warning("%s: not gone %g s after SIGTERM, killing it", self.name, limit_s)
-        finally:
-            if not self._watcher.done():
-                self._signal(signal.SIGKILL)
+        if limit_s > 0:
+            self._signal(signal.SIGTERM)
+            try:
+                async with asyncio.timeout(limit_s):
+                    await asyncio.shield(self._watcher)
+            except TimeoutError:
+                _log.warning("%s: not gone %g s after SIGTERM, killing it", self.name, limit_s)
+        self._signal(signal.SIGKILL)
         await asyncio.shield(self._watcher)
 
     def _signal(self, number: signal.Signals) -> None:

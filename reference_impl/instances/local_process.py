@@ -62,7 +62,9 @@ class LocalProcessProvider:
         self._capacity = capacity
         self._ready_limit_s = ready_limit_s
         self._reports = HeartbeatLog(heartbeat_s)
-        self._running: dict[str, tuple[ChildProcess, MessagesPort]] = {}
+        # From the spawn to the end, so also while an instance boots or drains.
+        self._children: dict[str, ChildProcess] = {}
+        self._ports: dict[str, MessagesPort] = {}
         # The folder that `reference_impl` was loaded from, wherever it is installed.
         root = str(Path(__file__).resolve().parents[2])
         inherited = os.environ.get("PYTHONPATH")
@@ -73,34 +75,41 @@ class LocalProcessProvider:
         loop = asyncio.get_running_loop()
         ready_from_s = loop.time() + self._boot_s(instance_id)
         child = await ChildProcess.spawn(instance_id, self._command(instance_id), self._env)
+        self._children[instance_id] = child
         try:
             line = await child.ready(self._ready_limit_s)
             await asyncio.sleep(max(0.0, ready_from_s - loop.time()))
             if child.ended.done():
                 raise UpstreamFailed(f"{instance_id}: {child.ended.result()}")
         except BaseException:
-            await child.stop(0.0)
+            try:
+                await child.stop(0.0)
+            finally:
+                del self._children[instance_id]
             raise
-        port = self._make_port(line.ready)
-        self._running[instance_id] = (child, port)
+        port = self._ports[instance_id] = self._make_port(line.ready)
         self._reports.expect(instance_id, self._capacity)
         child.ended.add_done_callback(lambda _: self._reports.forget(instance_id))
         return RunningInstance(instance_id, port, self._capacity, child.ended)
 
     async def stop(self, instance_id: str, drain_s: float) -> None:
         """SIGTERM, so that the instance drains; SIGKILL when it is not gone after `drain_s` and a short grace."""
-        running = self._running.pop(instance_id, None)
-        if running is None:
+        if instance_id not in self._ports:
             return
-        child, port = running
-        try:
-            await child.stop(drain_s + _EXIT_GRACE_S)
-        finally:
+        # It stays registered to its end: when this is cancelled, `aclose` finds it and gives it its grace.
+        await self._children[instance_id].stop(drain_s + _EXIT_GRACE_S)
+        self._children.pop(instance_id, None)
+        port = self._ports.pop(instance_id, None)
+        if port is not None:
             await port.aclose()
 
     def heartbeat(self, metrics: InstanceMetrics) -> bool:
-        """Take a report that an instance has sent. False when no such instance runs."""
-        return self._reports.report(metrics)
+        """Take a report that an instance has sent. False when no such instance runs.
+
+        The reports of instances that boot or drain are acknowledged (else they would take themselves for orphans) but
+        not kept: they do not describe what takes calls.
+        """
+        return self._reports.report(metrics) or metrics.instance_id in self._children
 
     def metrics(self) -> list[InstanceMetrics]:
         """The latest reports; those older than three heartbeats show UNHEALTHY."""
@@ -108,4 +117,4 @@ class LocalProcessProvider:
 
     async def aclose(self) -> None:
         """End every instance: SIGTERM to all at once, a short grace to write their records, SIGKILL."""
-        await asyncio.gather(*[self.stop(instance_id, 0.0) for instance_id in list(self._running)])
+        await asyncio.gather(*[self.stop(instance_id, 0.0) for instance_id in list(self._ports)])

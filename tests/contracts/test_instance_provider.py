@@ -67,6 +67,11 @@ if mode == "crashes":
     os._exit(7)
 while not gone.wait(60):
     pass
+if mode == "slow":
+    with open(os.path.join(folder, "draining"), "w"):
+        pass  # a pipe: opens when the test reads from it
+    with open(os.path.join(folder, "finish")) as file:
+        file.read()
 with open(os.path.join(folder, instance_id + ".drained"), "w") as file:
     file.write("yes")
 """
@@ -233,11 +238,15 @@ def test_a_cancelled_start_leaves_nothing_behind(program: Path, run: Run) -> Non
             start = asyncio.create_task(provider.start("instance-1"))
             await asyncio.to_thread(begun.read_bytes)
             assert len(children()) == 1
+            # It may report before it is ready: acknowledged, lest it take itself for an orphan, but not shown.
+            assert provider.heartbeat(InstanceMetrics("instance-1"))
+            assert provider.metrics() == []
             start.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await start
             assert children() == []
             assert provider.metrics() == []
+            assert not provider.heartbeat(InstanceMetrics("instance-1"))
 
     run(work)
 
@@ -287,6 +296,28 @@ def test_reports_of_running_instances_are_kept_and_others_ignored(program: Path,
             assert [m.cpu_usage for m in provider.metrics()] == [0.5]
             await provider.stop("instance-1", LIMIT_S)
             assert not provider.heartbeat(InstanceMetrics("instance-1"))
+
+    run(work)
+
+
+def test_closing_lets_an_instance_whose_drain_is_under_way_finish(program: Path, run: Run) -> None:
+    for pipe in ("draining", "finish"):
+        os.mkfifo(program.parent / pipe)
+
+    async def work() -> None:
+        async with provider_of(program, "slow") as provider:
+            running = await provider.start("instance-1")
+            stop = asyncio.create_task(provider.stop("instance-1", LIMIT_S))
+            await asyncio.to_thread((program.parent / "draining").read_bytes)
+            stop.cancel()  # as a fleet does that is closed
+            await asyncio.gather(stop, return_exceptions=True)
+            assert len(children()) == 1
+            close = asyncio.create_task(provider.aclose())
+            await asyncio.to_thread((program.parent / "finish").write_bytes, b"")
+            await close
+            assert (program.parent / "instance-1.drained").read_text() == "yes"
+            assert isinstance(running.port, RecordingPort)
+            assert running.port.closed
 
     run(work)
 
