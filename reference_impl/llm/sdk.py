@@ -55,12 +55,13 @@ class SdkTransport:
             import anthropic
             import httpx2
 
-            limits = httpx2.Limits(max_connections=self._connections)
-            http_client = (
-                anthropic.DefaultAioHttpClient(limits=limits)
-                if self._backend == "aiohttp"
-                else anthropic.DefaultAsyncHttpxClient(limits=limits)
-            )
+            if self._backend == "aiohttp":
+                # Handed on to aiohttp, to which 0 means no limit and None its default of 100.
+                limits = httpx2.Limits(max_connections=self._connections or 0)
+                http_client = anthropic.DefaultAioHttpClient(limits=limits)
+            else:
+                limits = httpx2.Limits(max_connections=self._connections)
+                http_client = anthropic.DefaultAsyncHttpxClient(limits=limits)
             self._client = anthropic.AsyncAnthropic(
                 api_key=self._api_key,
                 base_url=self._base_url,
