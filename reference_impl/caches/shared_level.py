@@ -79,8 +79,8 @@ class SharedLevel(Generic[T]):
         name: of this process among those that share the store; unique, it marks leases and messages.
         codec: values to bytes and back; by default MessagePack of plain data.
         timeout_s: the longest that one look-up waits for the store, over all its steps.
-        breaker: makes the breaker, given its listener; the default opens when half of the last half second failed, five
-            questions at least, and probes from a second on.
+        breaker: makes the breaker, given its listener; the default opens after five failures in a row, or when half of
+            the last ten seconds failed, and asks again after a second or a little more.
         uniform: the luck that keeps the breakers of many processes from probing together.
         lease_s: how long a dead process keeps others from computing its key; a live one renews it.
         lease_wait_s: the longest wait for another process's computation, after which this one computes too.
@@ -381,8 +381,9 @@ class SharedLevel(Generic[T]):
     def _breaker_changed(self, now_s: float, old: BreakerState, new: BreakerState) -> None:
         if new is BreakerState.OPEN and old is BreakerState.CLOSED:
             logger.warning(
-                "cache store away (%s): going on without it, asking again in about a second",
+                "cache store away (%s): going on without it, asking again in %.1f s",
                 self._last_error,
+                self._breaker.retry_after_s(now_s),
             )
         elif new is BreakerState.CLOSED:
             logger.warning("cache store is back")
@@ -399,8 +400,7 @@ def _default_breaker(
     on_change: Callable[[float, BreakerState, BreakerState], None],
 ) -> CircuitBreaker:
     return CircuitBreaker(
-        min_calls=5,
-        window_s=0.5,
+        max_failures_in_row=5,
         open_s=1.0,
         open_max_s=10.0,
         probes=2,

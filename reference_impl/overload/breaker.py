@@ -44,6 +44,8 @@ class CircuitBreaker:
     Args:
         failure_fraction: opens when at least this fraction of the window's calls failed ...
         min_calls: ... and the window has at least this many calls.
+        max_failures_in_row: opens, whatever the window says, after so many failures without a success between them;
+            a peer that is gone shows at once even after a second of thousands of successes. None: only the window counts.
         window_s: length of the window, kept in ten slices.
         open_s: how long it stays open the first time; doubled after each failed probe, at most `open_max_s`, and
             multiplied by 1 + `jitter` * u with u the uniform handed to `failed`.
@@ -56,6 +58,7 @@ class CircuitBreaker:
         *,
         failure_fraction: float = 0.5,
         min_calls: int = 20,
+        max_failures_in_row: int | None = None,
         window_s: float = 10.0,
         open_s: float = 5.0,
         open_max_s: float = 60.0,
@@ -65,6 +68,10 @@ class CircuitBreaker:
     ) -> None:
         if not 0 < failure_fraction <= 1:
             raise ValueError(f"breaker: failure_fraction must be in (0, 1], not {failure_fraction}")
+        if max_failures_in_row is not None and max_failures_in_row < 1:
+            raise ValueError(
+                f"breaker: max_failures_in_row must be at least 1, not {max_failures_in_row}"
+            )
         if min_calls < 1 or probes < 1:
             raise ValueError(
                 f"breaker: min_calls ({min_calls}) and probes ({probes}) must be at least 1"
@@ -76,6 +83,8 @@ class CircuitBreaker:
             )
         self._failure_fraction = failure_fraction
         self._min_calls = min_calls
+        self._max_failures_in_row = max_failures_in_row
+        self._failures_in_row = 0
         self._slice_s = window_s / _SLICES
         self._open_s = open_s
         self._open_max_s = open_max_s
@@ -125,6 +134,7 @@ class CircuitBreaker:
         if permit != self._epoch:
             return
         if self._state is BreakerState.CLOSED:
+            self._failures_in_row = 0
             self._count(now, failures=0)
             return
         self._probes_out -= 1
@@ -132,6 +142,7 @@ class CircuitBreaker:
         if self._probes_passed >= self._probes:
             self._calls_in = [0] * _SLICES
             self._failures_in = [0] * _SLICES
+            self._failures_in_row = 0
             self._opens_for_s = self._open_s
             self._change(now, BreakerState.CLOSED)
 
@@ -140,10 +151,13 @@ class CircuitBreaker:
         if permit != self._epoch:
             return
         if self._state is BreakerState.CLOSED:
+            self._failures_in_row += 1
             self._count(now, failures=1)
             calls = sum(self._calls_in)
             failures = sum(self._failures_in)
-            if calls >= self._min_calls and failures >= self._failure_fraction * calls:
+            if self._failures_in_row == self._max_failures_in_row or (
+                calls >= self._min_calls and failures >= self._failure_fraction * calls
+            ):
                 self._open(now, u)
         else:
             self._opens_for_s = min(2 * self._opens_for_s, self._open_max_s)

@@ -56,6 +56,17 @@ def test_it_opens_when_the_fraction_of_failures_is_reached() -> None:
     assert subject.state is OPEN
 
 
+def test_failures_in_a_row_open_it_after_any_number_of_successes() -> None:
+    subject = breaker(max_failures_in_row=3)
+    for _ in range(1000):
+        call(subject, 0.0, ok=True)
+    for ok in (False, False, True, False, False):
+        call(subject, 0.1, ok=ok)
+    assert subject.state is CLOSED
+    call(subject, 0.1, ok=False)
+    assert subject.state is OPEN
+
+
 def test_failures_that_left_the_window_no_longer_count() -> None:
     subject = breaker(window_s=10.0)
     for _ in range(3):
