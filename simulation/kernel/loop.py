@@ -97,7 +97,7 @@ class SimulationLoop(NoOutsideWorld):
         self._task_factory: Any = None
         self._exception_handler: Callable[..., object] | None = None
         self._generators: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
-        self._closers: list[asyncio.Task[None]] = []
+        self.closers: list[asyncio.Task[None]] = []
         self._watch: BackgroundWatch | None = None
         self._patience_s = background_patience_s
         self.max_callbacks_per_instant = max_callbacks_per_instant
@@ -349,6 +349,7 @@ class SimulationLoop(NoOutsideWorld):
 
     def _until_reached(self) -> None:
         if self.bounds.until < math.inf:
+            self.env._now = self.bounds.until
             raise Stopped(
                 LimitExceeded(f"not done at until={self.bounds.until:g} s" + self._waiting_text())
             )
@@ -417,14 +418,14 @@ class SimulationLoop(NoOutsideWorld):
             }
         )
         if not self._closed:
-            self._closers.append(self.create_task(generator.aclose()))
+            self.closers.append(self.create_task(generator.aclose()))
 
     async def shutdown_asyncgens(self) -> None:
         """Close the async generators that are still open, oldest first."""
         generators = list(self._generators.values())
         self._generators.clear()
         closing = [generator.aclose() for generator in generators]
-        results = await asyncio.gather(*self._closers, *closing, return_exceptions=True)
+        results = await asyncio.gather(*self.closers, *closing, return_exceptions=True)
         for result in results:
             if isinstance(result, Exception):
                 self.call_exception_handler(

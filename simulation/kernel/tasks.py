@@ -45,8 +45,3 @@ class SimulationTask(asyncio.Task[Any]):
         if str(value).startswith(BACKGROUND_PREFIX):
             loop: SimulationLoop = self.get_loop()  # type: ignore[assignment]
             loop._mark_background(self)  # noqa: SLF001
-
-
-def is_background(task: asyncio.Task[Any]) -> bool:
-    """Whether the task's name marks it as a background task."""
-    return task.get_name().startswith(BACKGROUND_PREFIX)

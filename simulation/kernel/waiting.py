@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from types import CodeType, FrameType
 from typing import Any
 
-from simulation.kernel.tasks import in_background, is_background
+from simulation.kernel.tasks import BACKGROUND_PREFIX, in_background
 from simulation.kernel.timers import Milestone, Timer
 
 _HIDDEN_FOLDERS = (
@@ -88,9 +88,9 @@ class BackgroundWatch:
             self._seen = None
             return False
         waits = {
-            task: task._fut_waiter  # type: ignore[attr-defined] # noqa: SLF001
+            task: waiter
             for task in tasks
-            if not is_background(task)
+            if not is_background(task, waiter := task._fut_waiter)  # type: ignore[attr-defined] # noqa: SLF001
         }
         seen, self._seen = self._seen, waits
         return (
@@ -98,6 +98,22 @@ class BackgroundWatch:
             and seen.keys() == waits.keys()
             and all(seen[task] is waiter for task, waiter in waits.items())
         )
+
+
+def is_background(task: asyncio.Task[Any], waiter: Any) -> bool:
+    """Whether a task is a background task, by its name or by the context that it inherited.
+
+    Args:
+        task: the task.
+        waiter: the future for which it waits. The task's context is among its callbacks (tasks
+            tell their context since Python 3.12 only).
+    """
+    if task.get_name().startswith(BACKGROUND_PREFIX):
+        return True
+    for callback, context in getattr(waiter, "_callbacks", None) or ():
+        if getattr(callback, "__self__", None) is task:
+            return bool(context.get(in_background, False))
+    return False
 
 
 def _is_foreground(event: Any) -> bool:
