@@ -170,7 +170,7 @@ def judge(run: Run, seed: int = 0) -> Verdict:
     """Judge one run. `seed` of the bootstrap behind the confidence; equal seeds, equal verdicts."""
     frame = run.requests
     completed = int(frame["ok"].sum())
-    pools = pool_table(run.stations, completed)
+    pools = pool_table(run.servers, completed)
     slow = slow_delay(parts(frame), np.random.default_rng(seed))
     headroom = _headroom(pools, run)
     candidates = _candidates(slow, pools) if slow else ()
@@ -296,7 +296,7 @@ def _room(headroom: Headroom | None) -> str:
         return "No station has a bound, so the headroom is unknown."
     return (
         f"By the operational laws `{headroom.pool}` is used up at {headroom.bound_per_s:.3g} requests/s, "
-        f"{headroom.factor:.2g}{TIMES} this run's {headroom.throughput_per_s:.3g} (at the largest capacity seen)."
+        f"{headroom.factor:.1f}{TIMES} this run's {headroom.throughput_per_s:.3g} (at the largest capacity seen)."
     )
 
 

@@ -71,6 +71,10 @@ class Canvas:
             **how,
         )
 
+    def from_start(self) -> None:
+        """The x axis starts at the run's start."""
+        self.axes.set_xlim(left=0)
+
     def threshold(self, y: float, label: str) -> None:
         self.axes.axhline(y, color=INK, linewidth=1.1, linestyle=(0, (1, 1.5)), label=label)
 

@@ -15,7 +15,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from reports import figures, tables
-from reports.bottleneck import Verdict, judge
+from reports.bottleneck import RESOURCES, Verdict, judge
 from reports.errors import ReportError
 from reports.figures import Labelled
 from reports.run import Run, load_run
@@ -133,7 +133,7 @@ def _compose(runs: Labelled) -> Report:
     warnings: tuple[str, ...] = ()
     if len(runs) == 2:
         match = match_runs(runs[0][1], runs[1][1])
-        warnings = match.warnings
+        warnings = (*match.warnings, *_disagreement(judged))
         sections.append(_twin_section(runs, match))
     sections += _sections(runs, judged, drawer)
     names = " and ".join(dict.fromkeys(run.name for _, run in runs))
@@ -156,6 +156,18 @@ def _twin_section(runs: Labelled, match: Match) -> Section:
     (first, a), (second, b) = runs
     table = tables.twin(twin_table(a, b), (first, second), match.paired, match.replayed)
     return Section("Twin table", tables=[table])
+
+
+def _disagreement(judged: Sequence[Judged]) -> tuple[str, ...]:
+    """A twin that names another limit than the system does is not fit to advise on it."""
+    first, second = judged
+    if first.label == second.label or first.verdict.limiting == second.verdict.limiting:
+        return ()
+    named = [
+        f"{j.label}: {RESOURCES[j.verdict.limiting].name if j.verdict.limiting else 'nothing'}"
+        for j in judged
+    ]
+    return (f"The two runs name different limits ({'; '.join(named)}).",)
 
 
 class _Drawer:

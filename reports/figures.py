@@ -93,6 +93,7 @@ def latency_over_time(runs: Labelled) -> bytes | None:
             canvas.threshold(slo.limit_s, f"promised: p{slo.quantile * 100:g} ≤ {slo.limit_s:g} s")
             extremes.append(slo.limit_s)
     canvas.logarithmic_if_wide(min(extremes), max(extremes))
+    canvas.from_start()
     canvas.legend()
     return canvas.png()
 
@@ -124,6 +125,7 @@ def throughput_over_time(runs: Labelled) -> bytes | None:
                 linestyle=style,
                 linewidth=1.2,
             )
+    canvas.from_start()
     canvas.from_zero()
     canvas.legend()
     return canvas.png()
@@ -148,7 +150,7 @@ def latency_tail(runs: Labelled) -> bytes | None:
             f"p{(1 - level) * 100:.0f}", (1.0, level), xycoords=("axes fraction", "data"), fontsize=8, color=GREY,
             ha="right", va="bottom",
         )  # fmt: skip
-    canvas.axes.set_xlim(left=0)
+    canvas.from_start()
     canvas.legend()
     return canvas.png()
 
@@ -175,7 +177,7 @@ def delay_by_band(label: str, run: Run) -> bytes | None:
         )  # fmt: skip
         left += seconds[part].to_numpy()
     small = totals.to_numpy() - left
-    if (small > _SMALL * totals / 2).any():
+    if (small > 0.02 * totals).any():
         canvas.axes.barh(y, small, left=left, color=GREY, height=0.68, label="all other parts")
     canvas.axes.set_yticks(y, [f"{name}\n{int(n):,}" for name, n in bands["requests"].items()])
     canvas.axes.set_ylabel("band of latency, requests in it", fontsize=9)
@@ -203,7 +205,7 @@ def queues(label: str, run: Run) -> bytes | None:
 
 
 def _by_pool(run: Run, title: str, column: str, y: str) -> bytes | None:
-    series = pooled_series(run.stations[run.stations["kind"] != "fleet"]).dropna(subset=[column])
+    series = pooled_series(run.servers).dropna(subset=[column])
     if series.empty:
         return None
     canvas = Canvas(title, _TIME, y)
@@ -211,6 +213,7 @@ def _by_pool(run: Run, title: str, column: str, y: str) -> bytes | None:
     for pool, colour in zip(peaks.index[:_MOST_POOLS], PALETTE, strict=False):
         one = series[series["pool"] == pool]
         canvas.line(one["t_s"], one[column], str(pool), color=colour)
+    canvas.from_start()
     canvas.from_zero()
     if column == "utilisation":
         canvas.axes.set_ylim(0, max(1.05, float(peaks.max()) * 1.05))
@@ -244,6 +247,6 @@ def fleet(runs: Labelled) -> bytes | None:
             canvas.axes.scatter(decided, held, marker="^", s=26, color=colour, zorder=3, label=f"{label}: scaling decision")  # fmt: skip
     canvas.from_zero()
     canvas.axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    canvas.axes.set_xlim(left=0)
+    canvas.from_start()
     canvas.legend()
     return canvas.png()

@@ -12,7 +12,7 @@ __all__ = ["instance_counts", "instance_seconds", "largest_fleet", "scaling_even
 
 
 def instance_counts(stations: pd.DataFrame) -> pd.Series[float]:
-    """Instances over time (index: t_s), from the `fleet` station, or from the instances that reported slots."""
+    """Instances ready over time (index: t_s): capacity of the `fleet` station, or the instances that reported slots."""
     fleet = stations[stations["kind"] == "fleet"]
     if not fleet.empty:
         return fleet.groupby("t_s")["capacity"].max().astype(float)
@@ -29,12 +29,9 @@ def largest_fleet(stations: pd.DataFrame, requests: pd.DataFrame) -> int:
 
 
 def instance_seconds(stations: pd.DataFrame) -> float:
-    """Instance time paid for: the count, held until the next sample, integrated; 0 without samples."""
-    counts = instance_counts(stations)
-    if counts.empty:
-        return 0.0
-    spans = counts.index.to_series().diff().fillna(counts.index[0])
-    return float((counts * spans).sum())
+    """Instance time paid for: ready, draining (the fleet's in service) and booting (its queue); 0 without samples."""
+    fleet = stations[stations["kind"] == "fleet"]
+    return float(((fleet["in_service"] + fleet["queue_length"]) * fleet["interval_s"]).sum())
 
 
 def scaling_events(events: Sequence[SystemEvent]) -> list[SystemEvent]:

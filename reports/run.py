@@ -29,6 +29,7 @@ from reference_impl.telemetry.run_folder import (
 )
 from reports.errors import ReportError
 from reports.metrics import derive
+from reports.stations import with_host
 from simulation.scenario.errors import ScenarioError
 from simulation.scenario.manifest import MANIFEST_NAME, Manifest
 from simulation.scenario.schema import SLO
@@ -68,6 +69,14 @@ class Run:
     @property
     def name(self) -> str:
         return str(self.scenario.get("name") or self.folder.name)
+
+    @cached_property
+    def servers(self) -> pd.DataFrame:
+        """The stations that serve, with the host's CPU as one of them; the fleet, a count, left out."""
+        deployment = self.scenario.get("deployment")
+        cores = deployment.get("cores") if isinstance(deployment, Mapping) else None
+        serving = self.stations[self.stations["kind"] != "fleet"]
+        return with_host(serving, cores if isinstance(cores, int) else None)
 
     @cached_property
     def slos(self) -> tuple[SLO, ...]:

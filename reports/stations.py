@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-__all__ = ["bin_width_s", "pool_of", "pool_table", "pooled_series"]
+__all__ = ["HOST", "bin_width_s", "pool_of", "pool_table", "pooled_series", "with_host"]
 
 # `instance-3 slots` and `instance-a1f slots` are members of the pool `instance slots`.
 _MEMBER: Final = re.compile(r"[-_#][0-9a-f]*\d[0-9a-f]*\b", re.IGNORECASE)
@@ -32,6 +32,43 @@ def bin_width_s(stations: pd.DataFrame) -> float:
         return 1.0
     interval = float(stations["interval_s"].median())
     return max(2 * interval, float(stations["t_s"].max()) / _POINTS)
+
+
+HOST: Final = "host cpu"
+
+
+def with_host(stations: pd.DataFrame, cores: int | None) -> pd.DataFrame:
+    """`stations` with one more, `host cpu`: all processes' CPU together, on the cores that they share.
+
+    A process uses at most one core, so its own station never shows that the host is full. Without `cores`, or with a
+    single process, nothing is added.
+    """
+    cpu = stations[stations["kind"] == "cpu"]
+    if not cores or cpu["station"].nunique() < 2:
+        return stations
+    width = bin_width_s(cpu)
+    of_bin = np.ceil(cpu["t_s"] / width - 1e-9).clip(lower=1)
+    spans = cpu["interval_s"]
+    totals = (
+        cpu.assign(waited=cpu["queue_length"] * spans)
+        .groupby(of_bin)[["arrivals", "completions", "busy_s", "waited"]]
+        .sum()
+    )
+    host = pd.DataFrame(
+        {
+            "t_s": totals.index * width,
+            "interval_s": width,
+            "station": HOST,
+            "kind": "cpu",
+            "arrivals": totals["arrivals"],
+            "completions": totals["completions"],
+            "busy_s": totals["busy_s"],
+            "queue_length": totals["waited"] / width,
+            "in_service": totals["busy_s"] / width,
+            "capacity": float(cores),
+        }
+    )
+    return pd.concat([stations, host[list(stations.columns)]], ignore_index=True)
 
 
 def pooled_series(stations: pd.DataFrame) -> pd.DataFrame:
@@ -74,14 +111,14 @@ def pooled_series(stations: pd.DataFrame) -> pd.DataFrame:
 
 
 def pool_table(stations: pd.DataFrame, completed: int) -> pd.DataFrame:
-    """One row a pool, index its name, in order of peak utilisation; kind `fleet` (a count, not a server) left out.
+    """One row a pool, index its name, in order of peak utilisation.
 
     Columns: kind, members, capacity (peak), utilisation (of the run), utilisation_p95 (over time), queue (mean),
     queue_peak, wait_s (mean, by Little's law from queue and arrivals), demand_s (D, per completed request), bound_per_s
     (the throughput at which the peak capacity is used up; inf for an unbounded pool). `completed`: requests that the
     system answered.
     """
-    servers = stations[(stations["kind"] != "fleet") & (stations["interval_s"] > 0)]
+    servers = stations[stations["interval_s"] > 0]
     series = pooled_series(servers)
     rows: list[dict[str, object]] = []
     for (pool, kind), members in servers.groupby([servers["station"].map(pool_of), "kind"]):

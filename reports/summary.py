@@ -38,7 +38,7 @@ SUMMARY_KEYS: Final[dict[str, str]] = {
     "cost_usd": "dollars",
     "cost_per_good_request_usd": "dollars ÷ requests that met all objectives; null if there was none",
     "largest_instances": "largest number of instances at a sample",
-    "instance_seconds": "time of instances paid for",
+    "instance_seconds": "time of instances paid for: booting, ready and draining",
     "scaling_events": "decisions of the autoscaler",
     "verdict": "{limiting (a resource key or null), headline, action, confidence, reasons, candidates, headroom}",
     "validity": "{state: pass|warn|fail, checks: list of {name, state, detail}}",

@@ -34,12 +34,13 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A title, the heads of the columns and the rows. The first column is text, the others numbers."""
+    """A title, the heads of the columns and the rows. The first column is text, the others numbers unless `words`."""
 
     title: str
     heads: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+    words: tuple[int, ...] = ()
 
 
 def twin(table: pd.DataFrame, labels: tuple[str, str], paired: bool, replayed: bool) -> Table:
@@ -111,7 +112,7 @@ def _merit(run: Run) -> dict[str, str]:
 
 def stations(label: str, run: Run) -> Table:
     """Pools of stations with demand and bound."""
-    table = pool_table(run.stations, int(run.requests["ok"].sum()))
+    table = pool_table(run.servers, int(run.requests["ok"].sum()))
     rows = tuple(
         (
             str(pool),
@@ -158,7 +159,7 @@ def candidates(label: str, verdict: Verdict) -> Table:
         "Excess: what slow requests spend beyond typical ones (below the median). Only an experiment tells what a change "
         "buys; run the change in the simulation before you make it."
     )
-    return Table(f"Where slow requests lose time, {label}", heads, rows, note)
+    return Table(f"Where slow requests lose time, {label}", heads, rows, note, words=(6,))
 
 
 def objectives(label: str, run: Run) -> Table:
@@ -217,7 +218,9 @@ def scaling(label: str, run: Run, most: int = 20) -> Table:
         for e in events[:most]
     )
     note = f"The first {most} of {len(events)}." if len(events) > most else ""
-    return Table(f"Scaling decisions, {label}", ("At", "subject", "detail"), rows, note)
+    return Table(
+        f"Scaling decisions, {label}", ("At", "subject", "detail"), rows, note, words=(1, 2)
+    )
 
 
 def _detail(value: object) -> str:
@@ -245,4 +248,5 @@ def provenance(runs: Labelled) -> Table:
         ),
         ("Notes", *(" ".join(m.notes) or DASH for m in manifests)),
     )
-    return Table("Provenance", ("", *(label for label, _ in runs)), rows)
+    heads = ("", *(label for label, _ in runs))
+    return Table("Provenance", heads, rows, words=(1, 2))

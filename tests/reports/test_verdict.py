@@ -14,7 +14,7 @@ import pytest
 from reports.bottleneck import judge
 from reports.run import Run, load_run
 from reports.stages import PARTS, by_band, parts, slow_delay
-from reports.stations import pool_of, pool_table, pooled_series
+from reports.stations import pool_of, pool_table, pooled_series, with_host
 from reports.validity import Check, check_run, worst
 from tests.reports.conftest import ROOMY
 from tests.reports.synthetic import Truth, records, write_run
@@ -110,7 +110,7 @@ class TestStations:
 
     def test_demand_is_busy_time_per_answer_and_bounds_the_throughput(self, roomy: Run) -> None:
         completed = int(roomy.requests["ok"].sum())
-        table = pool_table(roomy.stations, completed)
+        table = pool_table(roomy.servers, completed)
         slots = table.loc["instance slots"]
         held = roomy.requests["llm_first_token_s"] + roomy.requests["llm_stream_s"]
         assert slots["demand_s"] == pytest.approx(held.sum() / completed, rel=0.01)
@@ -118,7 +118,7 @@ class TestStations:
         assert slots["members"] == 4
 
     def test_a_pool_without_a_bound_has_no_utilisation_and_bounds_nothing(self, roomy: Run) -> None:
-        endless = roomy.stations.assign(capacity=np.inf)
+        endless = roomy.servers.assign(capacity=np.inf)
         table = pool_table(endless, 100)
         assert table["utilisation"].isna().all()
         assert np.isinf(table["bound_per_s"]).all()
@@ -128,6 +128,14 @@ class TestStations:
         slots = series[series["pool"] == "instance slots"].set_index("t_s")["capacity"]
         assert slots.iloc[0] == pytest.approx(8)
         assert slots.iloc[-1] == pytest.approx(16)
+
+    def test_processes_share_the_cores_of_their_host(self, roomy: Run) -> None:
+        cpu = roomy.stations[roomy.stations["kind"] == "cpu"]
+        others = [cpu.assign(station=f"instance-{i} cpu", busy_s=0.6) for i in range(3)]
+        table = pool_table(with_host(pd.concat(others), cores=2), completed=100)
+        assert table.loc["instance cpu", "utilisation"] == pytest.approx(0.6)
+        assert table.loc["host cpu", "utilisation"] == pytest.approx(0.9, rel=0.02)
+        assert table["bound_per_s"].idxmin() == "host cpu"
 
     def test_no_stations_is_an_empty_table_not_an_error(self, roomy: Run) -> None:
         none = roomy.stations.iloc[:0]
