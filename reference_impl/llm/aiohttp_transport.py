@@ -53,7 +53,9 @@ class AiohttpTransport:
     ) -> None:
         session = self._session or self._open()
         try:
-            response = await session.post(self.base_url + path, data=body, headers=headers)
+            response = await session.post(
+                self.base_url + path, data=body, headers=headers, allow_redirects=False
+            )
         except Exception as error:
             raise self._translated(error) from error
         try:

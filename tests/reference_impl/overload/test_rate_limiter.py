@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from reference_impl.overload.rate_limiter import RateLimiter
+from reference_impl.overload.rate_limiter import RateLimiter, RateLimiterStatistics
 from simulation.kernel import run
 
 
@@ -53,3 +53,18 @@ def test_a_caller_that_gives_up_takes_nothing() -> None:
         return [first_s, loop.time()]
 
     assert run(main()) == pytest.approx([1.0, 2.0])
+
+
+def test_statistics_tell_who_passed_who_waits_and_for_how_long() -> None:
+    async def main() -> list[RateLimiterStatistics]:
+        limiter = RateLimiter(rate_per_s=1.0)
+        callers = [asyncio.create_task(limiter.acquire()) for _ in range(3)]
+        await asyncio.sleep(1.5)
+        midway = limiter.statistics()
+        await asyncio.gather(*callers)
+        return [midway, limiter.statistics()]
+
+    assert run(main()) == [
+        RateLimiterStatistics(passed=2, waiting=1, waited_s=1.0),
+        RateLimiterStatistics(passed=3, waiting=0, waited_s=3.0),
+    ]

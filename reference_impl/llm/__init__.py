@@ -1,0 +1,1 @@
+"""The port to the Messages API and its adapters."""
