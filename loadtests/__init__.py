@@ -1,0 +1,1 @@
+"""Swarms against the real API or our mock of it."""

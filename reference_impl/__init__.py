@@ -1,0 +1,1 @@
+"""The system under study: plain asyncio code that imports nothing else of the project."""

@@ -1,0 +1,1 @@
+"""Instances: slots, metrics, and what starts and stops them."""

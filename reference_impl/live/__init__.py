@@ -1,0 +1,1 @@
+"""What only a live process needs: its loop, its sockets, its signals."""

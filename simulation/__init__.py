@@ -1,0 +1,1 @@
+"""The system under study in virtual time."""

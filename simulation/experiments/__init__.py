@@ -1,0 +1,1 @@
+"""Runs and sets of runs that answer a question."""

@@ -1,0 +1,1 @@
+"""The parts of the LLM endpoint's behaviour, on either clock."""
