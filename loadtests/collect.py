@@ -37,6 +37,7 @@ class Collected(msgspec.Struct, frozen=True):
         overflow: requests that had to wait in line for a place in flight.
         lag_p99_s: dispatch lag (sent - intended), 99th percentile; NaN without requests.
         untraced: requests that were sent and answered `ok`, and of which the gateway wrote nothing.
+        mock_late_p99_s: how much longer than drawn the mock's answers took, 99th percentile; NaN if it did not say.
     """
 
     requests: int
@@ -45,42 +46,45 @@ class Collected(msgspec.Struct, frozen=True):
     overflow: int
     lag_p99_s: float
     untraced: int
+    mock_late_p99_s: float
 
 
 class _MockRow(msgspec.Struct):
     """The part of a line of the mock's log that is joined."""
 
     request_id: int
-    attempt: int = 0
-    endpoint_s: float = 0.0
+    attempt: int
+    endpoint_s: float
+    outcome: str
+    drawn_endpoint_s: float | None = None
 
 
 def collect(
-    folder: Path, workload: CompiledWorkload, *, t0_monotonic_s: float, until_s: float
+    raw: Path, out: Path, workload: CompiledWorkload, *, t0_monotonic_s: float, until_s: float
 ) -> Collected:
-    """Write `requests.parquet`, `stations.parquet` and `events.jsonl` of the run in `folder`.
+    """Write `requests.parquet`, `stations.parquet` and `events.jsonl` into `out`, from what the processes wrote into `raw`.
 
-    `until_s`: the run covered the instants 0 to this. Rows come in order of request id. Raises FileExistsError if the
-    folder holds these tables already.
+    `until_s`: the run covered the instants 0 to this. Rows come in order of request id. Raises FileExistsError if
+    `out` holds these tables already.
     """
-    rows = sorted(read_client_rows(folder), key=lambda row: row.request_id)
-    traces = _traces(folder)
-    endpoint_s = _endpoint_times(folder)
+    rows = sorted(read_client_rows(raw), key=lambda row: row.request_id)
+    traces = _traces(raw)
+    attempts = list(_lines(raw, MOCK_LOG, _MockRow))
+    endpoint_s = {(row.request_id, row.attempt): row.endpoint_s for row in attempts}
     outcomes: dict[str, int] = {}
     untraced = 0
-    with RunWriter(folder) as writer:
+    with RunWriter(out) as writer:
         for row in rows:
             trace = traces.get(row.request_id)
             untraced += trace is None and row.outcome == "ok"
             writer.request(_record(row, workload, trace, endpoint_s))
             outcomes[row.outcome] = outcomes.get(row.outcome, 0) + 1
-        for sample in sorted(_lines(folder, STATIONS_PATTERN, StationSample), key=_when):
+        for sample in sorted(_lines(raw, STATIONS_PATTERN, StationSample), key=_when):
             at_s = sample.t_s - t0_monotonic_s
             if at_s > 0.0:
                 writer.station(msgspec.structs.replace(sample, t_s=at_s))
-        for event in sorted(_lines(folder, EVENTS_PATTERN, SystemEvent), key=_when):
+        for event in sorted(_lines(raw, EVENTS_PATTERN, SystemEvent), key=_when):
             writer.event(msgspec.structs.replace(event, t_s=event.t_s - t0_monotonic_s))
-    lags = np.array([row.sent_s - row.intended_s for row in rows])
     seen = {row.request_id for row in rows}
     due = np.flatnonzero(workload.intended_s < until_s).tolist()  # NaN compares false
     return Collected(
@@ -88,8 +92,9 @@ def collect(
         outcomes=outcomes,
         missing=sum(request not in seen for request in due),
         overflow=sum(row.overflow for row in rows),
-        lag_p99_s=float(np.quantile(lags, 0.99)) if len(lags) else math.nan,
+        lag_p99_s=_p99([row.sent_s - row.intended_s for row in rows]),
         untraced=untraced,
+        mock_late_p99_s=_p99(_late_s(attempts)),
     )
 
 
@@ -173,11 +178,17 @@ def _traces(folder: Path) -> dict[int, _Joined]:
     return joined
 
 
-def _endpoint_times(folder: Path) -> dict[tuple[int, int], float]:
-    """The endpoint's own time by (request id, attempt)."""
-    return {
-        (row.request_id, row.attempt): row.endpoint_s for row in _lines(folder, MOCK_LOG, _MockRow)
-    }
+def _late_s(attempts: list[_MockRow]) -> list[float]:
+    """How much longer than drawn each whole answer of the mock took."""
+    return [
+        row.endpoint_s - row.drawn_endpoint_s
+        for row in attempts
+        if row.outcome == "ok" and row.drawn_endpoint_s is not None
+    ]
+
+
+def _p99(values: list[float]) -> float:
+    return float(np.quantile(values, 0.99)) if values else math.nan
 
 
 def _lines(folder: Path, pattern: str, kind: type[T]) -> Iterator[T]:

@@ -33,6 +33,8 @@ from simulation.scenario.workload import CompiledWorkload
 __all__ = ["SwarmError", "SwarmOptions", "SwarmProgress", "run_swarm"]
 
 WORKLOAD_FILE: Final = "workload.npz"
+# What the processes of a run wrote, each for itself.
+RAW: Final = "raw"
 POLL_S: Final = 0.1
 # Beyond horizon and drain: starting the injectors, and their last reports.
 MARGIN_S: Final = 60.0
@@ -98,7 +100,7 @@ def run_swarm(
         _check_target(target_url)
         tags = options.tags and urlsplit(target_url).hostname in LOOPBACK
         options = msgspec.structs.replace(options, tags=tags)
-    out.mkdir(parents=True, exist_ok=True)
+    (out / RAW).mkdir(parents=True, exist_ok=True)
     workload.save(out / WORKLOAD_FILE)
     run = _Run(scenario, workload, out, options, on_progress, web_port)
     with run.recorded():
@@ -121,6 +123,7 @@ class _Run:
         self._scenario = scenario
         self._workload = workload
         self._out = out
+        self._raw = out / RAW
         self._options = options
         self._web_port = web_port
         self._on_progress = on_progress
@@ -165,10 +168,10 @@ class _Run:
             keys: tuple[str, ...] = (api_key,) if api_key else ()
             if target_url is None:
                 tenants = {secrets.token_urlsafe(24): name for name in self._workload.tenants}
-                stack = processes.enter_context(Stack(scenario, self._out, tenants))
+                stack = processes.enter_context(Stack(scenario, self._raw, tenants))
                 target_url, keys = stack.url, tuple(tenants)
             locust = LocustProcesses(
-                self._out,
+                self._raw,
                 self._out / WORKLOAD_FILE,
                 target_url,
                 self._options,
@@ -242,6 +245,7 @@ class _Run:
             return
         until_s = min(self._scenario.horizon_s, time.monotonic() - started.t0_monotonic_s)
         collected = collect(
+            self._raw,
             self._out,
             self._workload,
             t0_monotonic_s=started.t0_monotonic_s,

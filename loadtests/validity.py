@@ -39,6 +39,12 @@ def validity(
             f"not valid: the injector's dispatch lag (p99 {lag_s * 1e3:.1f} ms) exceeds "
             f"{limit_s * 1e3:.1f} ms, {LAG_SHARE:.0%} of the strictest SLO; use more workers or a lower rate"
         )
+    late_s = collected.mock_late_p99_s
+    if late_s > limit_s:
+        notes.append(
+            f"not valid: the mock was saturated, its answers came {late_s * 1e3:.1f} ms (p99) later than drawn "
+            f"(limit {limit_s * 1e3:.1f} ms); give it a core of its own, or lower the rate"
+        )
     if collected.overflow:
         notes.append(
             f"not valid: {collected.overflow} requests waited for a place in flight; raise max_in_flight"
@@ -49,6 +55,7 @@ def validity(
         "valid": not notes,
         "dispatch_lag_p99_s": None if math.isnan(lag_s) else lag_s,
         "dispatch_lag_limit_s": limit_s,
+        "mock_late_p99_s": None if math.isnan(late_s) else late_s,
         "overflow": collected.overflow,
         "missing_arrivals": collected.missing,
     }
