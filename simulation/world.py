@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
-from simulation.models.llm_endpoint import LLMEndpoint
 
 from reference_impl.instances.instance import Instance
 from reference_impl.instances.meter import StationMeter
@@ -20,7 +19,9 @@ from simulation.kernel import run
 from simulation.models.clients import Clients
 from simulation.models.cpu import Host, VirtualCpu
 from simulation.models.instance import VirtualProvider
+from simulation.models.llm_endpoint import LLMEndpoint
 from simulation.models.network import Link, RemotePort
+from simulation.models.stations import StationChain
 from simulation.scenario.schema import ProcessCpu, Scenario
 from simulation.scenario.workload import CompiledWorkload
 
@@ -85,6 +86,7 @@ class _World:
         self._on_progress = on_progress
         self._origin_s = 0.0
         self._early_events: list[SystemEvent] | None = []
+        self._stations: StationChain | None = None
 
     async def main(self) -> SimulationSummary:
         scenario = self._scenario
@@ -113,11 +115,14 @@ class _World:
         client_cpu = None
         if scenario.cpu.client != ProcessCpu():
             client_cpu = VirtualCpu("client", scenario.cpu.client, self._host)
+        entrance: MessagesPort = RemotePort(
+            self._system.gateway, Link("client-gateway", network.client_gateway_s, seed)
+        )
+        if scenario.stations:
+            entrance = self._stations = StationChain(scenario.stations, seed, entrance)
         clients = Clients(
             self._workload,
-            RemotePort(
-                self._system.gateway, Link("client-gateway", network.client_gateway_s, seed)
-            ),
+            entrance,
             origin_s=self._origin_s,
             horizon_s=scenario.horizon_s,
             on_record=self._sink.request,
@@ -165,6 +170,9 @@ class _World:
     def _take_samples(self) -> None:
         now_s = asyncio.get_running_loop().time()
         record, origin_s = self._sink.station, self._origin_s
+        if self._stations is not None:
+            for sample in self._stations.samples(origin_s):
+                record(sample)
         record(self._gateway_cpu.sample(now_s, origin_s))
         for running in self._provider.running():
             record(running.instance.sample(origin_s=origin_s))

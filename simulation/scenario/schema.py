@@ -132,7 +132,7 @@ class SLO(Spec):
 
 
 class StationSpec(Spec):
-    """An extra station that every request passes on its way in: first come first served at `servers`, or a mere delay.
+    """An extra station that every request passes on its way to the gateway: first come first served at `servers`, or a mere delay.
 
     `servers: null` delays without a queue. The service time is drawn per request. Virtual world only: it stands for
     something of a textbook system, or of a user's own, that the deployment does not have.
@@ -162,7 +162,7 @@ class Scenario(Spec):
         workload: what is asked of it.
         endpoint: how the LLM endpoint behaves: a profile's name, `{profile: NAME, ...}` with some fields replaced, or
             the profile itself.
-        stations: extra stations that every request passes after its admission, in this order.
+        stations: extra stations that every request passes on its way to the gateway, in this order.
         network, cpu: what the surroundings cost in virtual time.
         faults: what goes wrong. slos: what was promised.
         horizon_s: no request is sent from here on. drain_s: how long the run then waits for answers.
