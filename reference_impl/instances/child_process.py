@@ -66,8 +66,8 @@ class ChildProcess:
         """
         if sys.platform == "linux":
             command = [sys.executable, "-I", "-S", "-c", _GUARD, str(os.getpid()), *command]
-        try:
-            process = await asyncio.create_subprocess_exec(
+        spawning = asyncio.create_task(
+            asyncio.create_subprocess_exec(
                 *command,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
@@ -75,9 +75,15 @@ class ChildProcess:
                 env={**os.environ, **(env or {})},
                 start_new_session=True,
             )
+        )
+        try:
+            return cls(name, await asyncio.shield(spawning))
         except OSError as error:
             raise UpstreamFailed(f"{name}: cannot start {command[0]}: {error.strerror}") from error
-        return cls(name, process)
+        except asyncio.CancelledError:
+            # Cancelled itself, uvloop would leave a zombie: let it be born, then end it.
+            await cls(name, await spawning).stop(0.0)
+            raise
 
     @property
     def pid(self) -> int:

@@ -1,379 +1,175 @@
-"""One contract for every provider of instances; here the local processes, on a real loop and with real children.
-
-The child is a tiny HTTP-less program: it announces itself, and ends on SIGTERM once a file that stands for its calls in
-flight has gone. Every wait has a limit, and none is a sleep.
-"""
+"""One contract for every provider of instances: worker processes on real loops, and models in virtual time."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import sys
-import textwrap
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
-import psutil
 import pytest
 import uvloop
 
-from reference_impl.errors import UpstreamFailed
-from reference_impl.instances.local_process import LocalProcessProvider, service_command
-from reference_impl.instances.port import InstanceMetrics
-from reference_impl.messages import Call, Completion, Emit
+from reference_impl.deployment import InstanceSpec
+from reference_impl.instances.instance import Instance
+from reference_impl.instances.port import InstanceMetrics, InstanceProvider, InstanceStatus
+from reference_impl.overload.jitter import hashed_uniform
+from simulation.kernel import run
+from simulation.models.cpu import Host, VirtualCpu
+from simulation.models.instance import VirtualProvider
+from simulation.models.network import Link
+from simulation.scenario.distributions import Constant
+from simulation.scenario.schema import ProcessCpu
+from tests.reference_impl.instances.child_program import (
+    LIMIT_S,
+    children,
+    provider_of,
+    write_program,
+)
+from tests.reference_impl.instances.scripted_provider import SleepingProcessor
 
-LIMIT_S = 20.0
+Opened = AbstractAsyncContextManager[InstanceProvider]
+Work = Callable[[InstanceProvider], Coroutine[Any, Any, None]]
 
-
-class RecordingPort:
-    """A port that only remembers its address and whether it was closed."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.closed = False
-
-    async def complete(self, call: Call, emit: Emit | None = None) -> Completion:
-        raise AssertionError("this port answers nothing")
-
-    async def aclose(self) -> None:
-        self.closed = True
-
-
-CHILD = """
-import json, os, signal, sys, threading
-
-mode, instance_id, folder = sys.argv[1:4]
-if mode == "fails":
-    print("first line of a long story", file=sys.stderr)
-    print("ValueError: upstream_url: 'nowhere' is not a URL", file=sys.stderr)
-    sys.exit(3)
-gone = threading.Event()
-signal.signal(signal.SIGTERM, (lambda *_: None) if mode == "stubborn" else (lambda *_: gone.set()))
-if mode == "mute":
-    if os.path.exists(os.path.join(folder, "begun")):
-        open(os.path.join(folder, "begun"), "w").close()  # a pipe: tells the test that we run
-    gone.wait()
-    sys.exit(0)
-if mode == "chatty":
-    print("x" * 300_000)
-    sys.stderr.write("y" * 300_000 + "\\n")
-    print("not the ready line")
-print(json.dumps({"ready": "http://127.0.0.1:9", "pid": os.getpid()}), flush=True)
-if mode == "crashes":
-    sys.stdin = open(os.path.join(folder, "crash"))  # a pipe: opens when the test writes to it
-    print("MemoryError: no room", file=sys.stderr, flush=True)
-    os._exit(7)
-while not gone.wait(60):
-    pass
-if mode == "slow":
-    with open(os.path.join(folder, "draining"), "w"):
-        pass  # a pipe: opens when the test reads from it
-    with open(os.path.join(folder, "finish")) as file:
-        file.read()
-with open(os.path.join(folder, instance_id + ".drained"), "w") as file:
-    file.write("yes")
-"""
+BOOT_S = 0.3
+CAPACITY = 4
+# uvloop's clock steps by a millisecond.
+CLOCK_STEP_S = 0.001
 
 
-Run = Callable[[Callable[[], Awaitable[None]]], None]
+class World:
+    """Where the contract is tried: what runs a coroutine, and what opens a provider inside."""
 
+    def __init__(
+        self, run_main: Callable[[Coroutine[Any, Any, None]], None], opened: Callable[[], Opened]
+    ) -> None:
+        self._run_main = run_main
+        self._opened = opened
 
-@pytest.fixture
-def program(tmp_path: Path) -> Path:
-    path = tmp_path / "child.py"
-    path.write_text(textwrap.dedent(CHILD))
-    return path
+    def run(self, work: Work) -> None:
+        async def main() -> None:
+            async with asyncio.timeout(LIMIT_S), self._opened() as provider:
+                await work(provider)
+
+        self._run_main(main())
 
 
 @asynccontextmanager
-async def provider_of(
-    program: Path, mode: str = "well", *, boot_s: float = 0.0, ready_limit_s: float = LIMIT_S
-) -> AsyncIterator[LocalProcessProvider]:
-    def command(instance_id: str) -> Sequence[str]:
-        return [sys.executable, "-I", "-S", str(program), mode, instance_id, str(program.parent)]
+async def virtual_provider() -> AsyncIterator[InstanceProvider]:
+    def make(instance_id: str) -> tuple[Instance, VirtualCpu]:
+        cpu = VirtualCpu(f"{instance_id} cpu", ProcessCpu(), Host(1))
+        instance = Instance(instance_id, SleepingProcessor(1.0), compute=cpu, concurrency=CAPACITY)
+        return instance, cpu
 
-    provider = LocalProcessProvider(
-        command,
-        RecordingPort,
-        lambda _: boot_s,
-        capacity=4,
-        heartbeat_s=1.0,
-        ready_limit_s=ready_limit_s,
-    )
+    spec = InstanceSpec(boot_s=BOOT_S, concurrency=CAPACITY, heartbeat_s=1.0)
+    link = Link("gateway-instance", Constant(value=0.001), seed=1)
+    provider = VirtualProvider(spec, make, link, hashed_uniform(1))
     try:
         yield provider
     finally:
         await provider.aclose()
 
 
-@pytest.fixture(params=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Run:
-    """Run on a real loop, within a limit; no child may be left."""
-    loop_factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
+@pytest.fixture(params=["virtual", "processes, asyncio", "processes, uvloop"])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
+    if request.param == "virtual":
+        return World(run, virtual_provider)
+    program = write_program(tmp_path)
+    factory = uvloop.new_event_loop if "uvloop" in request.param else asyncio.new_event_loop
 
-    async def limited(work: Callable[[], Awaitable[None]]) -> None:
-        async with asyncio.timeout(LIMIT_S):
-            await work()
-
-    def run_limited(work: Callable[[], Awaitable[None]]) -> None:
-        with asyncio.Runner(loop_factory=loop_factory) as runner:
-            runner.run(limited(work))
+    def run_live(main: Coroutine[Any, Any, None]) -> None:
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(main)
         assert children() == [], "a child process was left behind"
 
-    return run_limited
+    return World(run_live, lambda: provider_of(program, boot_s=BOOT_S))
 
 
-def children() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
+def ids(provider: InstanceProvider) -> list[str]:
+    return [report.instance_id for report in provider.metrics()]
 
 
-def test_a_started_instance_is_ready_with_its_port_and_capacity(program: Path, run: Run) -> None:
-    async def work() -> None:
-        async with provider_of(program) as provider:
-            running = await provider.start("instance-1")
-            assert running.instance_id == "instance-1"
-            assert running.capacity == 4
-            assert isinstance(running.port, RecordingPort)
-            assert running.port.url == "http://127.0.0.1:9"
-            assert running.ended is not None
-            assert not running.ended.done()
+def test_a_started_instance_has_its_id_its_capacity_and_a_port(world: World) -> None:
+    async def work(provider: InstanceProvider) -> None:
+        running = await provider.start("instance-1")
+        assert (running.instance_id, running.capacity) == ("instance-1", CAPACITY)
+        assert callable(running.port.complete)
+        assert running.ended is None or not running.ended.done()
 
-    run(work)
+    world.run(work)
 
 
-def test_an_instance_is_ready_no_earlier_than_its_boot_time(program: Path, run: Run) -> None:
-    async def work() -> None:
-        async with provider_of(program, boot_s=0.4) as provider:
-            from_s = asyncio.get_running_loop().time()
-            await provider.start("instance-1")
-            assert (
-                asyncio.get_running_loop().time() - from_s >= 0.4 - 1e-3
-            )  # uvloop's clock steps by 1 ms
+def test_an_instance_is_ready_no_earlier_than_its_boot_time(world: World) -> None:
+    async def work(provider: InstanceProvider) -> None:
+        from_s = asyncio.get_running_loop().time()
+        await provider.start("instance-1")
+        assert asyncio.get_running_loop().time() - from_s >= BOOT_S - CLOCK_STEP_S
 
-    run(work)
+    world.run(work)
 
 
-def test_a_stopped_instance_drains_ends_and_closes_its_port(program: Path, run: Run) -> None:
-    async def work() -> None:
-        async with provider_of(program) as provider:
-            running = await provider.start("instance-1")
-            await provider.stop("instance-1", LIMIT_S)
-            assert (program.parent / "instance-1.drained").read_text() == "yes"
-            assert isinstance(running.port, RecordingPort)
-            assert running.port.closed
-            assert running.ended is not None
-            assert running.ended.cancelled()
-            assert provider.metrics() == []
-            await provider.stop("instance-1", 0.0)  # without effect
+def test_instances_boot_side_by_side(world: World) -> None:
+    async def work(provider: InstanceProvider) -> None:
+        running = await asyncio.gather(*(provider.start(f"instance-{n}") for n in range(3)))
+        assert sorted(ids(provider)) == [r.instance_id for r in running]
 
-    run(work)
+    world.run(work)
 
 
-def test_an_instance_that_ignores_the_request_to_end_is_killed(
-    program: Path, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("reference_impl.instances.local_process._EXIT_GRACE_S", 0.1)
+def test_every_ready_instance_shows_in_the_metrics_and_no_other(world: World) -> None:
+    async def work(provider: InstanceProvider) -> None:
+        assert ids(provider) == []
+        start = asyncio.create_task(provider.start("instance-1"))
+        await asyncio.sleep(0)
+        assert ids(provider) == []
+        await start
+        assert provider.metrics() == [
+            InstanceMetrics("instance-1", InstanceStatus.HEALTHY, capacity=CAPACITY)
+        ]
+        await provider.stop("instance-1", LIMIT_S)
+        assert ids(provider) == []
 
-    async def work() -> None:
-        async with provider_of(program, "stubborn") as provider:
-            await provider.start("instance-1")
-            await provider.stop("instance-1", 0.1)
-            assert children() == []
-            assert not (program.parent / "instance-1.drained").exists()
-
-    run(work)
-
-
-def test_a_failing_start_is_one_line_with_the_last_words_of_the_child(
-    program: Path, run: Run
-) -> None:
-    async def work() -> None:
-        async with provider_of(program, "fails") as provider:
-            with pytest.raises(UpstreamFailed) as failure:
-                await provider.start("instance-1")
-        assert failure.value.message == (
-            "instance-1: exited with status 3 before it was ready: "
-            "ValueError: upstream_url: 'nowhere' is not a URL"
-        )
-
-    run(work)
+    world.run(work)
 
 
-def test_a_program_that_does_not_exist_is_one_line(tmp_path: Path, run: Run) -> None:
-    async def work() -> None:
-        provider = LocalProcessProvider(
-            lambda _: [str(tmp_path / "no-such-program")],
-            RecordingPort,
-            lambda _: 0.0,
-            capacity=1,
-            heartbeat_s=1.0,
-        )
-        with pytest.raises(UpstreamFailed, match="No such file") as failure:
-            await provider.start("instance-1")
-        assert "\n" not in failure.value.message
+def test_a_stop_tells_nobody_that_the_instance_died(world: World) -> None:
+    async def work(provider: InstanceProvider) -> None:
+        running = await provider.start("instance-1")
+        await provider.stop("instance-1", LIMIT_S)
+        assert running.ended is None or running.ended.cancelled()
 
-    run(work)
+    world.run(work)
 
 
-def test_an_instance_that_is_never_ready_fails_and_leaves_no_process(
-    program: Path, run: Run
-) -> None:
-    async def work() -> None:
-        async with provider_of(program, "mute", ready_limit_s=0.3) as provider:
-            with pytest.raises(UpstreamFailed, match=r"not ready within 0\.3 s$"):
-                await provider.start("instance-1")
-            assert children() == []
+def test_stopping_what_has_ended_or_never_was_is_without_effect(world: World) -> None:
+    async def work(provider: InstanceProvider) -> None:
+        await provider.stop("instance-9", 0.0)
+        await provider.start("instance-1")
+        await provider.stop("instance-1", LIMIT_S)
+        await provider.stop("instance-1", LIMIT_S)
 
-    run(work)
+    world.run(work)
 
 
-def test_a_cancelled_start_leaves_nothing_behind(program: Path, run: Run) -> None:
-    begun = program.parent / "begun"
-    os.mkfifo(begun)
+def test_a_cancelled_start_leaves_nothing_behind(world: World) -> None:
+    async def work(provider: InstanceProvider) -> None:
+        start = asyncio.create_task(provider.start("instance-1"))
+        await asyncio.sleep(0)
+        start.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await start
+        assert ids(provider) == []
+        assert children() == []
 
-    async def work() -> None:
-        async with provider_of(program, "mute") as provider:
-            start = asyncio.create_task(provider.start("instance-1"))
-            await asyncio.to_thread(begun.read_bytes)
-            assert len(children()) == 1
-            # It may report before it is ready: acknowledged, lest it take itself for an orphan, but not shown.
-            assert provider.heartbeat(InstanceMetrics("instance-1"))
-            assert provider.metrics() == []
-            start.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await start
-            assert children() == []
-            assert provider.metrics() == []
-            assert not provider.heartbeat(InstanceMetrics("instance-1"))
-
-    run(work)
+    world.run(work)
 
 
-def test_a_crash_is_told_with_its_status_and_last_words(program: Path, run: Run) -> None:
-    os.mkfifo(program.parent / "crash")
+def test_closing_ends_every_instance(world: World) -> None:
+    async def work(provider: InstanceProvider) -> None:
+        await asyncio.gather(*(provider.start(f"instance-{n}") for n in range(3)))
+        await provider.aclose()
+        assert ids(provider) == []
+        assert children() == []
 
-    async def work() -> None:
-        async with provider_of(program, "crashes") as provider:
-            running = await provider.start("instance-1")
-            assert running.ended is not None
-            descriptor = await asyncio.to_thread(os.open, program.parent / "crash", os.O_WRONLY)
-            os.close(descriptor)
-            assert await running.ended == "exited with status 7: MemoryError: no room"
-            assert provider.metrics() == []
-
-    run(work)
-
-
-def test_a_killed_instance_is_told_and_is_no_zombie(program: Path, run: Run) -> None:
-    async def work() -> None:
-        async with provider_of(program) as provider:
-            running = await provider.start("instance-1")
-            assert running.ended is not None
-            (child,) = children()
-            os.kill(child.pid, signal.SIGKILL)
-            assert await running.ended == "was killed by SIGKILL"
-            assert not psutil.pid_exists(child.pid)
-
-    run(work)
-
-
-def test_a_child_that_writes_much_before_it_is_ready_is_not_stuck(program: Path, run: Run) -> None:
-    async def work() -> None:
-        async with provider_of(program, "chatty") as provider:
-            await provider.start("instance-1")
-
-    run(work)
-
-
-def test_reports_of_running_instances_are_kept_and_others_ignored(program: Path, run: Run) -> None:
-    async def work() -> None:
-        async with provider_of(program) as provider:
-            assert not provider.heartbeat(InstanceMetrics("instance-1"))
-            await provider.start("instance-1")
-            assert provider.heartbeat(InstanceMetrics("instance-1", cpu_usage=0.5, capacity=4))
-            assert [m.cpu_usage for m in provider.metrics()] == [0.5]
-            await provider.stop("instance-1", LIMIT_S)
-            assert not provider.heartbeat(InstanceMetrics("instance-1"))
-
-    run(work)
-
-
-def test_closing_lets_an_instance_whose_drain_is_under_way_finish(program: Path, run: Run) -> None:
-    for pipe in ("draining", "finish"):
-        os.mkfifo(program.parent / pipe)
-
-    async def work() -> None:
-        async with provider_of(program, "slow") as provider:
-            running = await provider.start("instance-1")
-            stop = asyncio.create_task(provider.stop("instance-1", LIMIT_S))
-            await asyncio.to_thread((program.parent / "draining").read_bytes)
-            stop.cancel()  # as a fleet does that is closed
-            await asyncio.gather(stop, return_exceptions=True)
-            assert len(children()) == 1
-            close = asyncio.create_task(provider.aclose())
-            await asyncio.to_thread((program.parent / "finish").write_bytes, b"")
-            await close
-            assert (program.parent / "instance-1.drained").read_text() == "yes"
-            assert isinstance(running.port, RecordingPort)
-            assert running.port.closed
-
-    run(work)
-
-
-def test_closing_ends_every_instance(program: Path, run: Run) -> None:
-    async def work() -> None:
-        async with provider_of(program) as provider:
-            await asyncio.gather(*(provider.start(f"instance-{n}") for n in range(3)))
-            assert len(children()) == 3
-            await provider.aclose()
-            assert children() == []
-
-    run(work)
-
-
-PARENT = """
-import asyncio, sys
-from reference_impl.instances.local_process import LocalProcessProvider
-
-async def main():
-    provider = LocalProcessProvider(
-        lambda name: [sys.executable, "-I", "-S", sys.argv[1], "stubborn", name, sys.argv[2]],
-        lambda url: None, lambda _: 0.0, capacity=1, heartbeat_s=1.0,
-    )
-    await provider.start("instance-1")
-    print("started", flush=True)
-    await asyncio.Event().wait()
-
-asyncio.run(main())
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
-def test_a_child_does_not_outlive_a_parent_that_is_killed(program: Path, run: Run) -> None:
-    async def work() -> None:
-        parent = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-c",
-            PARENT,
-            str(program),
-            str(program.parent),
-            stdout=asyncio.subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        )
-        assert parent.stdout is not None
-        assert await parent.stdout.readline() == b"started\n"
-        (grandchild,) = psutil.Process(parent.pid).children()
-        parent.kill()
-        await parent.wait()
-        await asyncio.to_thread(psutil.wait_procs, [grandchild], LIMIT_S)
-        assert not grandchild.is_running() or grandchild.status() == psutil.STATUS_ZOMBIE
-
-    run(work)
-
-
-def test_the_projects_own_instances_ignore_modules_of_the_current_folder() -> None:
-    command = service_command(Path("run") / "config.json")("instance-7")
-    assert command[:5] == [sys.executable, "-P", "-m", "reference_impl.service", "instance"]
-    assert command[5:] == ["--config", str(Path("run") / "config.json"), "--id", "instance-7"]
+    world.run(work)
