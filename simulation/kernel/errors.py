@@ -48,6 +48,10 @@ class UnhandledErrors(KernelError):
     def __init__(self, contexts: Sequence[Mapping[str, Any]]) -> None:
         super().__init__("\n".join(describe_context(context) for context in contexts))
         self.contexts = tuple(contexts)
+        # Its traceback is where to look first.
+        self.__cause__ = next(
+            (context["exception"] for context in contexts if "exception" in context), None
+        )
 
 
 class Stopped(BaseException):

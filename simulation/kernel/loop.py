@@ -290,16 +290,19 @@ class SimulationLoop(NoOutsideWorld):
         sys.set_asyncgen_hooks(
             firstiter=self._generator_started, finalizer=self._generator_abandoned
         )
+        error: BaseException | None = None
         try:
             take_turns(self)
         except Stopped as stopped:
-            if stopped.error is not None:
-                raise stopped.error from stopped.error.__cause__
+            error = stopped.error
         finally:
             sys.set_asyncgen_hooks(*hooks)
             events._set_running_loop(outer)
             self._thread = None
             self._stopping = False
+        # Raised here, outside of the handler: it must not hold the turns' frame, and with it tasks.
+        if error is not None:
+            raise error
 
     def run_until_complete(self, future: Any) -> Any:
         """Run until a future is done, or a coroutine has ended; return its result."""

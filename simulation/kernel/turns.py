@@ -70,6 +70,7 @@ def take_turns(loop: "SimulationLoop") -> NoReturn:  # noqa: C901 - a call per c
                                     future.set_result(result)
                                 except asyncio.InvalidStateError:
                                     if not future.cancelled():
+                                        args = (callback,)
                                         raise
                                 if len(ready) == 1:
                                     run, args = popleft()
@@ -101,7 +102,7 @@ def take_turns(loop: "SimulationLoop") -> NoReturn:  # noqa: C901 - a call per c
             loop.call_exception_handler(
                 {"message": f"exception in callback {args[0]!r}", "exception": error}
             )
-            run = args = None
+            run, args = None, ()
 
 
 def _happen(event: Event) -> None:

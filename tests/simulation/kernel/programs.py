@@ -470,5 +470,7 @@ async def what_is_left_is_cancelled_when_main_ends(say: Say, unit_s: float) -> N
 PROGRAMS: list[Program] = [
     program
     for name, program in list(globals().items())
-    if inspect.iscoroutinefunction(program) and not name.startswith("_")
+    if inspect.isfunction(program)
+    and inspect.iscoroutinefunction(program)
+    and not name.startswith("_")
 ]

@@ -21,8 +21,11 @@ def test_an_exception_that_nobody_retrieved_fails_the_run() -> None:
         del task
         return "fine, so it seems"
 
-    with pytest.raises(UnhandledErrors, match=r"never retrieved: LookupError: lost .*Task-2"):
+    with pytest.raises(
+        UnhandledErrors, match=r"never retrieved: LookupError: lost .*Task-2"
+    ) as raised:
         run(main())
+    assert isinstance(raised.value.__cause__, LookupError)
 
 
 def test_an_exception_in_a_cycle_is_found_at_the_end() -> None:
