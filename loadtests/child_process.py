@@ -7,7 +7,6 @@ Output goes to files, so that no pipe can fill up and the last words of a proces
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -26,7 +25,15 @@ __all__ = ["PACKAGES", "ChildProcess", "ProcessFailed", "python_module"]
 PACKAGES: Final = Path(__file__).resolve().parents[1]
 POLL_S: Final = 0.02
 KILL_WAIT_S: Final = 5.0
-_PR_SET_PDEATHSIG: Final = 1
+# Asks the kernel for a signal when the parent dies, then becomes the command. A program of its own rather than a `preexec_fn`,
+# which may deadlock in a process with threads. If the parent died before it asked, it ends.
+_LAUNCH: Final = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, int(sys.argv[1]))
+if os.getppid() != int(sys.argv[2]):
+    sys.exit(1)
+os.execvp(sys.argv[3], sys.argv[3:])
+"""
 
 
 class ProcessFailed(RuntimeError):
@@ -71,14 +78,13 @@ class ChildProcess:
         }
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self._process = subprocess.Popen(
-                command,
+                [*_launcher(death_signal), *command],
                 cwd=folder,
                 env=variables,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
                 start_new_session=True,
-                preexec_fn=_die_with(os.getpid(), death_signal),
             )
 
     @property
@@ -164,15 +170,8 @@ class ChildProcess:
         self._process.wait(KILL_WAIT_S)
 
 
-def _die_with(parent: int, death_signal: int) -> Any:
-    """What the child does between fork and exec: ask the kernel for a signal when its parent dies."""
+def _launcher(death_signal: int) -> list[str]:
+    """The words before a command that tie its life to this process's; none where the kernel cannot."""
     if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None).prctl
-
-    def ask() -> None:
-        prctl(_PR_SET_PDEATHSIG, death_signal)
-        if os.getppid() != parent:  # it died before the kernel was asked
-            os._exit(1)
-
-    return ask
+        return []
+    return [sys.executable, "-I", "-S", "-c", _LAUNCH, str(int(death_signal)), str(os.getpid())]

@@ -129,6 +129,7 @@ class _Run:
         self._on_progress = on_progress
         self._started: Started | None = None
         self._finished: Finished | None = None
+        self._followed_until = math.nan
         self._manifest = Manifest(
             world="live",
             scenario=scenario.model_dump(mode="json"),
@@ -181,7 +182,12 @@ class _Run:
                 api_keys=keys,
                 web_port=self._web_port,
             )
-            self._follow(processes.enter_context(locust), stack)
+            processes.enter_context(locust)
+            try:
+                self._follow(locust, stack)
+            finally:
+                # What is due later, while everything is being stopped, is not missed.
+                self._followed_until = time.monotonic()
 
     def _follow(self, locust: LocustProcesses, stack: Stack | None) -> None:
         scenario, options = self._scenario, self._options
@@ -243,7 +249,7 @@ class _Run:
             note = failure or "the run never started"
             msgspec.structs.replace(self._manifest, notes=(note,)).write(self._out)
             return
-        until_s = min(self._scenario.horizon_s, time.monotonic() - started.t0_monotonic_s)
+        until_s = min(self._scenario.horizon_s, self._followed_until - started.t0_monotonic_s)
         collected = collect(
             self._raw,
             self._out,

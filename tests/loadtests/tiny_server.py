@@ -105,6 +105,7 @@ def main() -> None:
     options = parser.parse_args()
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
+    listener.listen(4096)
     config = uvicorn.Config(
         Application(options), http="httptools", log_level="warning", lifespan="off", backlog=4096
     )

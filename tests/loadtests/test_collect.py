@@ -1,0 +1,253 @@
+"""Joining what each process wrote."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadtests.client_rows import ClientRow, RowWriter, rows_file
+from loadtests.collect import Collected, collect
+from loadtests.validity import lag_limit_s, validity
+from reference_impl.messages import Call
+from reference_impl.telemetry import STAGES, RequestTrace, StationSample, SystemEvent
+from reference_impl.telemetry.run_folder import read_events, read_requests, read_stations
+from reference_impl.telemetry.trace_log import TraceLog
+from tests.loadtests.workloads import compiled, small
+
+WORKLOAD = compiled("{kind: constant, rate_per_s: 1}", horizon_s=4.5)  # due at 1, 2, 3, 4
+T0 = 1000.0
+
+
+def client_row(request_id: int, **fields: Any) -> ClientRow:
+    intended_s = float(request_id + 1)
+    values: dict[str, Any] = {
+        "request_id": request_id,
+        "intended_s": intended_s,
+        "sent_s": intended_s + 0.1,
+        "first_token_s": intended_s + 1.0,
+        "done_s": intended_s + 3.0,
+        "outcome": "ok",
+        "status": 200,
+        "output_tokens": 5,
+    }
+    return ClientRow(**(values | fields))
+
+
+def write_rows(folder: Path, *rows: ClientRow, injector: int = 0) -> None:
+    writer = RowWriter(rows_file(folder, injector))
+    for row in rows:
+        writer.write(row)
+    writer.close()
+
+
+def write_trace(folder: Path, name: str, request_id: int, attempt: int, **durations: Any) -> None:
+    log = TraceLog(folder / f"traces-{name}.jsonl", "gateway" if name == "gateway" else "instance")
+    call = Call(
+        request_id=request_id,
+        attempt=attempt,
+        model="m",
+        max_tokens=1,
+        stream=True,
+        trace=RequestTrace(**durations),
+    )
+    log.record(call)
+    log.close()
+
+
+def write_mock(folder: Path, *attempts: dict[str, Any]) -> None:
+    lines = [json.dumps(attempt) + "\n" for attempt in attempts]
+    (folder / "mock.jsonl").write_text("".join(lines))
+
+
+def join(folder: Path, until_s: float = 10.0) -> tuple[Collected, list[dict[Any, Any]]]:
+    raw = folder / "raw"
+    collected = collect(raw, folder, WORKLOAD, t0_monotonic_s=T0, until_s=until_s)
+    rows: list[dict[Any, Any]] = read_requests(folder).to_dict("records")
+    return collected, rows
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    return folder
+
+
+def test_each_hop_gives_its_own_stages_and_they_add_up(raw: Path) -> None:
+    write_rows(raw, client_row(0))
+    write_trace(raw, "gateway", 0, 0, cache="miss", instance="i-1", admission_s=0.2, balance_s=0.1)
+    # The instance's process measured an admission of its own, which is not the gateway's.
+    write_trace(
+        raw,
+        "i-1",
+        0,
+        1,
+        attempts=2,
+        admission_s=9.0,
+        retry_wait_s=0.3,
+        llm_stream_s=1.0,
+        cost_usd=0.5,
+    )
+    write_mock(
+        raw,
+        {"request_id": 0, "attempt": 0, "endpoint_s": 0.1, "outcome": "overloaded"},
+        {
+            "request_id": 0,
+            "attempt": 1,
+            "endpoint_s": 0.9,
+            "drawn_endpoint_s": 0.8,
+            "outcome": "ok",
+        },
+    )
+    collected, (row,) = join(raw.parent)
+    assert (row["cache"], row["instance"], row["attempts"], row["cost_usd"]) == (
+        "miss",
+        "i-1",
+        2,
+        0.5,
+    )
+    assert (row["admission_s"], row["balance_s"], row["retry_wait_s"]) == (0.2, 0.1, 0.3)
+    assert row["endpoint_s"] == 0.9, "of the attempt that answered"
+    assert sum(row[stage] for stage in STAGES) == pytest.approx(row["done_s"] - row["intended_s"])
+    assert collected.mock_late_p99_s == pytest.approx(0.1)
+
+
+def test_after_a_failover_the_instance_that_answered_is_joined(raw: Path) -> None:
+    write_rows(raw, client_row(0))
+    write_trace(raw, "gateway", 0, 0, instance="i-2")
+    write_trace(raw, "i-1", 0, 0, llm_stream_s=9.0)
+    write_trace(raw, "i-2", 0, 0, llm_stream_s=1.0)
+    write_trace(raw, "i-3", 0, 0, llm_stream_s=8.0)
+    _, (row,) = join(raw.parent)
+    assert row["llm_stream_s"] == 1.0
+
+
+def test_after_a_retry_of_the_client_its_last_pass_is_joined(raw: Path) -> None:
+    write_rows(raw, client_row(0, attempts=2))
+    write_trace(raw, "gateway", 0, 0, instance="i-1", admission_s=0.7)
+    write_trace(raw, "gateway", 0, 100, instance="i-1", admission_s=0.1)
+    write_trace(raw, "i-1", 0, 2, attempts=3, llm_stream_s=0.6)
+    write_trace(raw, "i-1", 0, 101, attempts=2, llm_stream_s=0.2)
+    write_mock(
+        raw,
+        {"request_id": 0, "attempt": 2, "endpoint_s": 0.6, "outcome": "ok"},
+        {"request_id": 0, "attempt": 101, "endpoint_s": 0.2, "outcome": "ok"},
+    )
+    _, (row,) = join(raw.parent)
+    assert (row["admission_s"], row["llm_stream_s"], row["endpoint_s"]) == (0.1, 0.2, 0.2)
+
+
+def test_a_hit_has_no_endpoint_time_and_no_attempt(raw: Path) -> None:
+    write_rows(raw, client_row(0))
+    write_trace(raw, "gateway", 0, 0, cache="l1", cache_s=0.1)
+    _, (row,) = join(raw.parent)
+    assert (row["cache"], row["attempts"], row["endpoint_s"], row["instance"]) == ("l1", 0, 0.0, "")
+
+
+def test_rows_of_all_injectors_come_in_order_of_request(raw: Path) -> None:
+    write_rows(raw, client_row(3), client_row(0), injector=0)
+    write_rows(raw, client_row(2), client_row(1), injector=1)
+    collected, rows = join(raw.parent)
+    assert [row["request_id"] for row in rows] == [0, 1, 2, 3]
+    assert (collected.requests, collected.outcomes, collected.missing) == (4, {"ok": 4}, 0)
+    assert [row["input_tokens"] for row in rows] == [50] * 4
+
+
+def test_arrivals_that_were_due_and_left_no_row_are_missing(raw: Path) -> None:
+    write_rows(raw, client_row(0))
+    assert join(raw.parent, until_s=3.5)[0].missing == 2
+
+
+def test_a_request_without_first_token_has_none(raw: Path) -> None:
+    write_rows(raw, client_row(0, first_token_s=None, outcome="timeout", status=0))
+    _, (row,) = join(raw.parent)
+    assert math.isnan(row["first_token_s"])
+    assert row["outcome"] == "timeout"
+
+
+def test_answers_that_no_gateway_traced_are_counted(raw: Path) -> None:
+    write_rows(raw, client_row(0), client_row(1, outcome="connection_error"))
+    assert join(raw.parent)[0].untraced == 1
+
+
+def test_samples_and_events_count_from_the_start_of_the_run(raw: Path) -> None:
+    write_rows(raw, client_row(0))
+    sample = StationSample(
+        t_s=0.0,
+        interval_s=1.0,
+        station="fleet",
+        kind="fleet",
+        arrivals=0,
+        completions=0,
+        busy_s=0.0,
+        queue_length=0.0,
+        in_service=0.0,
+        capacity=1.0,
+    )
+    at = {"gateway": [T0 + 2.0, T0 - 0.5], "i-1": [T0 + 1.0]}
+    for name, instants in at.items():
+        lines = [json.dumps({**_plain(sample), "t_s": t_s}) for t_s in instants]
+        (raw / f"stations-{name}.jsonl").write_text("\n".join(lines) + "\n{cut")
+    event = SystemEvent(t_s=T0 - 1.0, kind="instance", subject="i-1")
+    (raw / "events-gateway.jsonl").write_text(json.dumps(_plain(event)) + "\n")
+    join(raw.parent)
+    assert read_stations(raw.parent)["t_s"].tolist() == [1.0, 2.0], "none from before the start"
+    assert [event.t_s for event in read_events(raw.parent)] == [-1.0]
+
+
+def _plain(struct: Any) -> dict[str, Any]:
+    return {name: getattr(struct, name) for name in struct.__struct_fields__}
+
+
+def collected(**fields: Any) -> Collected:
+    values: dict[str, Any] = {
+        "requests": 10,
+        "outcomes": {"ok": 10},
+        "missing": 0,
+        "overflow": 0,
+        "lag_p99_s": 0.001,
+        "untraced": 0,
+        "mock_late_p99_s": 0.001,
+    }
+    return Collected(**(values | fields))
+
+
+PROMISE = small(
+    "{kind: constant, rate_per_s: 1}",
+    horizon_s=1.0,
+    more="slos: [{name: a, metric: latency, quantile: 0.95, limit_s: 2},"
+    " {name: b, metric: ttft, quantile: 0.5, limit_s: 0.4},"
+    " {name: c, metric: error_rate, limit: 0.01}]",
+)
+
+
+def test_the_lag_may_use_up_a_twentieth_of_the_strictest_promise() -> None:
+    assert lag_limit_s(PROMISE) == pytest.approx(0.02)
+    assert lag_limit_s(small("{kind: constant, rate_per_s: 1}", horizon_s=1.0)) == 0.05
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"lag_p99_s": 0.021}, "dispatch lag (p99 21.0 ms) exceeds 20.0 ms"),
+        ({"mock_late_p99_s": 0.03}, "the mock was saturated, its answers came 30.0 ms"),
+        ({"overflow": 3}, "3 requests waited"),
+        ({"missing": 2}, "2 arrivals are missing"),
+    ],
+)
+def test_a_run_that_may_not_be_believed_says_why(fields: dict[str, Any], said: str) -> None:
+    checks, notes = validity(PROMISE, collected(**fields))
+    assert checks["valid"] is False
+    assert len(notes) == 1
+    assert notes[0].startswith("not valid: ")
+    assert said in notes[0]
+
+
+def test_a_run_that_kept_its_instants_is_valid() -> None:
+    checks, notes = validity(PROMISE, collected(mock_late_p99_s=math.nan))
+    assert (checks["valid"], notes) == (True, ())
+    assert checks["mock_late_p99_s"] is None
