@@ -21,7 +21,6 @@ from reference_impl.attempt import AttemptTimer, ContentGate
 from reference_impl.concurrency import completed_or_raise
 from reference_impl.deployment import RetrySpec
 from reference_impl.errors import (
-    RateLimited,
     Rejected,
     RequestTimeout,
     ServiceError,
@@ -320,8 +319,8 @@ class AsyncLLMProcessor:
         """Tell the breaker how an attempt ended: server errors and time-outs speak against the peer."""
         if self._breaker is None:
             return
-        if error is None or now >= call.deadline_s or isinstance(error, Rejected | RateLimited):
-            # The caller's impatience, or its own share used up, says nothing about the peer's health.
+        if error is None or now >= call.deadline_s or isinstance(error, Rejected):
+            # The caller's impatience, or a full queue of ours, says nothing about the peer's health.
             self._breaker.abandoned(permit)
         elif error.status >= 500:
             u = self._uniform("breaker", call.request_id, call.attempt)

@@ -69,10 +69,10 @@ class SseFramer:
 
     def _feed_any_line_end(self, data: bytes) -> bytes:
         joined = self._rest + data
-        # A CR at the very end may be the first half of a CRLF: it is judged when the next byte is here.
-        seen = joined[:-1] if joined.endswith(b"\r") else joined
         end = 0
-        for match in _BOUNDARY.finditer(seen, max(0, len(self._rest) - 3)):
+        # A CR at the very end may be the first half of a CRLF. The boundary holds either way: the LF that follows is an
+        # empty line before the next event, which means nothing.
+        for match in _BOUNDARY.finditer(joined, max(0, len(self._rest) - 3)):
             end = match.end()
         return self._cut(joined, end)
 

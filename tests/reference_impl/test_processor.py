@@ -463,13 +463,33 @@ def test_an_open_breaker_rejects_without_an_attempt_and_says_how_long() -> None:
     assert len(port.attempts) == 2
 
 
-def test_a_breaker_that_opened_meanwhile_ends_the_retries_with_their_own_error() -> None:
+def test_a_breaker_that_opens_ends_the_retries_at_once_with_their_own_error() -> None:
     subject, port = processor(
         fail(UpstreamFailed("oops")), fail(UpstreamFailed("again")), breaker=tripped()
     )
-    with pytest.raises(UpstreamFailed, match="again"):
-        run(subject.complete(make_call()))
+    # The second attempt fails at 0.5 s and opens the breaker for longer than the next wait of 1 s.
+    (_, error), passed_s = elapsed(lambda: collect(subject, make_call()))
+    assert error is not None
+    assert error.message == "again"
+    assert passed_s == 0.5
     assert len(port.attempts) == 2
+
+
+def test_a_breaker_that_others_opened_meanwhile_lets_no_attempt_begin() -> None:
+    breaker = tripped()
+    subject, port = processor(fail(UpstreamFailed("oops")), answer(), breaker=breaker)
+
+    async def main() -> ServiceError | None:
+        call = asyncio.create_task(collect(subject, make_call()))
+        await asyncio.sleep(0.25)
+        breaker.failed(breaker.try_acquire(0.25), 0.25, 0.5)
+        _, error = await call
+        return error
+
+    error = run(main())
+    assert error is not None
+    assert error.message == "oops"
+    assert len(port.attempts) == 1
 
 
 @pytest.mark.parametrize(

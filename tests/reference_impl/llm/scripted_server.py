@@ -81,7 +81,7 @@ class ScriptedServer:
             await asyncio.Event().wait()
         if self.behaviour == "drop_connection":
             self._abort(request)
-        if not streamed:
+        if not streamed or self.behaviour == "no_stream":
             return web.json_response(MESSAGE)
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)

@@ -13,6 +13,7 @@ from reference_impl.errors import (
     ConnectionFailed,
     RateLimited,
     RequestTimeout,
+    UpstreamFailed,
 )
 from reference_impl.llm.aiohttp_transport import AiohttpTransport
 from reference_impl.llm.http import HttpMessages
@@ -107,6 +108,28 @@ def test_a_pool_with_a_bound_keeps_it() -> None:
         assert most == 2
 
     live("answer", lambda url: HttpMessages(AiohttpTransport(url, connections=2)), scenario)
+
+
+@pytest.mark.parametrize(
+    "make_port",
+    [
+        lambda url: HttpMessages(AiohttpTransport(url, connections=1)),
+        lambda url: SdkMessages(api_key="k", base_url=url, connections=1),
+        lambda url: SdkMessages(api_key="k", base_url=url, connections=1, backend="httpx2"),
+    ],
+    ids=PORTS,
+)
+def test_an_answer_that_is_refused_unread_gives_its_connection_back(
+    make_port: Callable[[str], MessagesPort],
+) -> None:
+    """Invariant 6: with one connection, a second call can only succeed if the first returned it."""
+
+    async def scenario(server: ScriptedServer, port: MessagesPort) -> None:
+        with pytest.raises(UpstreamFailed, match="asked for a stream"):
+            await port.complete(make_call(stream=True, body=BODY % b"true"))
+        await port.complete(make_call(body=BODY % b"false"))
+
+    live("no_stream", make_port, scenario)
 
 
 @every_port
