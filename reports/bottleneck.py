@@ -18,9 +18,9 @@ import pandas as pd
 
 from reports.objectives import Attainment, attainments
 from reports.run import Run
-from reports.stages import SlowDelay, parts, slow_delay
+from reports.stages import SlowDelay, Until, parts, slow_delay
 from reports.stations import pool_table
-from reports.wording import TIMES
+from reports.wording import TIMES, amount, percent
 
 __all__ = ["RESOURCES", "Candidate", "Confidence", "Headroom", "Resource", "Verdict", "judge"]
 
@@ -92,7 +92,7 @@ RESOURCES: Final[Mapping[str, Resource]] = {
         "the LLM endpoint's own time",
         ("endpoint_s",),
         ("endpoint",),
-        "shorter answers, a faster model or more cache hits; more instances will not help",
+        "shorter prompts and answers, a faster model or more cache hits; more instances will not help",
         owned=False,
     ),
     "path": Resource(
@@ -125,7 +125,8 @@ class Candidate:
         excess: its part of what slow requests spend beyond typical ones (0..1). slow_s: seconds of a slow request in it.
         share: slow_s as a fraction of the slow requests' latency.
         pool: its busiest pool of stations ("" if none). utilisation_p95, queue_peak: of that pool (NaN if none).
-        corroborated: whether that pool is busy or queues; None if it has no station that could tell.
+        corroborated: whether that pool is busy or queues (for the endpoint: that none of ours does); None if no station
+            could tell.
     """
 
     key: str
@@ -169,24 +170,19 @@ class Verdict:
 def judge(run: Run, seed: int = 0) -> Verdict:
     """Judge one run. `seed` of the bootstrap behind the confidence; equal seeds, equal verdicts."""
     frame = run.requests
-    completed = int(frame["ok"].sum())
-    pools = pool_table(run.servers, completed)
-    slow = slow_delay(parts(frame), np.random.default_rng(seed))
+    pools = pool_table(run.servers, int(frame["ok"].sum()))
     headroom = _headroom(pools, run)
-    candidates = _candidates(slow, pools) if slow else ()
     missed = [a for a in attainments(frame, run.slos) if not a.met]
-    failed = float((~frame["ok"] & frame["outcome"].ne("cancelled")).mean()) if len(frame) else 0.0
-    refused = _refusal(frame, failed)
-    if slow is None and refused is None:
+    # A broken promise on the first token is explained by what happens before it, not by the length of the answer.
+    until: Until = "first_token" if missed and _worst(missed).slo.metric == "ttft" else "done"
+    slow = slow_delay(parts(frame, until), np.random.default_rng(seed))
+    candidates = _candidates(slow, pools) if slow else ()
+    failing = _failing(frame, candidates)
+    if failing is not None:
+        return _by_failures(failing, frame, candidates, headroom, slow)
+    if slow is None:
         return _too_little(len(frame), candidates, headroom)
-    if refused is not None:
-        key, headline = refused
-        confidence: Confidence = "high" if failed > 0.05 else "medium"
-        reasons = (f"{failed:.1%} of all requests were not answered",)
-        action = RESOURCES[key].action
-        return Verdict(key, headline, action, confidence, reasons, candidates, headroom, slow)
-    assert slow is not None
-    return _by_delay(slow, candidates, headroom, missed, bool(run.slos))
+    return _by_delay(slow, candidates, headroom, missed, pools, until, bool(run.slos))
 
 
 def _by_delay(
@@ -194,35 +190,40 @@ def _by_delay(
     candidates: tuple[Candidate, ...],
     headroom: Headroom | None,
     missed: list[Attainment],
+    pools: pd.DataFrame,
+    until: Until,
     promised: bool,
 ) -> Verdict:
     top = candidates[0]
     own = next(c for c in candidates if c.key == "endpoint")
-    waiting = 1 - own.share
-    quiet = waiting < _WAITING or (top.key == "endpoint" and own.excess > 1 - _WAITING)
     confidence = _confidence(slow, top)
-    reasons = _reasons(slow, top)
+    reasons = _reasons(slow, top, pools, until)
     room = _room(headroom)
-    if quiet and not missed:
-        kept = "every objective is met and " if promised else ""
-        headline = f"Nothing of yours is limiting: {kept}{own.share:.0%} of a slow request is the endpoint's own time."
+    waits = 1 - own.share >= _WAITING and top.key != "endpoint"
+    if not waits and not missed:
+        kept = "every promise is kept and " if promised else ""
+        headline = f"Nothing of yours is limiting: {kept}{percent(own.share)} of a slow request is the endpoint's own time."
         action = f"{room} To be faster: {RESOURCES['endpoint'].action}."
         return Verdict(None, headline, action, confidence, reasons, candidates, headroom, slow)
-    what = f"{top.resource.name}: {top.excess:.0%} of what slow requests spend beyond typical ones"
+    what = f"{top.resource.name}: {percent(top.excess)} of what slow requests spend beyond typical ones"
     if missed:
         headline = f"What limits is {what}; {_broken(missed)}."
     elif promised:
-        headline = f"Every objective is met; the next limit is {what}."
+        headline = f"Every promise is kept; the next limit is {what}."
     else:
         headline = f"What limits is {what}."
-    action = f"Try next: {top.resource.action}. {room}".strip()
+    action = f"Try next: {top.resource.action}. {room}"
     return Verdict(top.key, headline, action, confidence, reasons, candidates, headroom, slow)
 
 
+def _worst(missed: list[Attainment]) -> Attainment:
+    return max(missed, key=lambda a: a.value / a.limit if a.limit > 0 else math.inf)
+
+
 def _broken(missed: list[Attainment]) -> str:
-    worst = max(missed, key=lambda a: a.value / a.limit if a.limit > 0 else math.inf)
-    value = f"{worst.value:.2%}" if worst.slo.quantile is None else f"{worst.value:.3g} s"
-    return f"it was {value}, promised was {worst.promise}"
+    worst = _worst(missed)
+    unit = "fraction" if worst.slo.quantile is None else "s"
+    return f"it was {amount(worst.value, unit)}, promised was {worst.promise}"
 
 
 def _candidates(slow: SlowDelay, pools: pd.DataFrame) -> tuple[Candidate, ...]:
@@ -230,7 +231,12 @@ def _candidates(slow: SlowDelay, pools: pd.DataFrame) -> tuple[Candidate, ...]:
     for key, resource in RESOURCES.items():
         seconds = sum(slow.seconds[p] for p in resource.parts)
         pool, utilisation, queue = _evidence(resource, pools)
-        told = pool != "" and math.isfinite(utilisation)
+        corroborated: bool | None = None
+        if key == "endpoint":
+            # Its capacity is not ours to see: what speaks for it is that none of our own stations is in the way.
+            corroborated = _calm(pools) if len(pools) else None
+        elif math.isfinite(utilisation):
+            corroborated = utilisation >= _BUSY or queue >= _QUEUE
         found.append(
             Candidate(
                 key=key,
@@ -241,10 +247,15 @@ def _candidates(slow: SlowDelay, pools: pd.DataFrame) -> tuple[Candidate, ...]:
                 pool=pool,
                 utilisation_p95=utilisation,
                 queue_peak=queue,
-                corroborated=(utilisation >= _BUSY or queue >= _QUEUE) if told else None,
+                corroborated=corroborated,
             )
         )
     return tuple(sorted(found, key=lambda c: (c.excess, c.share), reverse=True))
+
+
+def _calm(pools: pd.DataFrame) -> bool:
+    """No pool is busy or has a waiting line."""
+    return bool(~((pools["utilisation_p95"] >= _BUSY) | (pools["queue_peak"] >= _QUEUE)).any())
 
 
 def _evidence(resource: Resource, pools: pd.DataFrame) -> tuple[str, float, float]:
@@ -264,20 +275,31 @@ def _confidence(slow: SlowDelay, top: Candidate) -> Confidence:
     return "low"
 
 
-def _reasons(slow: SlowDelay, top: Candidate) -> tuple[str, ...]:
-    reasons = [
-        f"{slow.requests:,} slow requests: above p{slow.quantile * 100:.0f}, {slow.threshold_s:.2f} s",
-        f"the same part comes out on top in {slow.top_stability:.0%} of resampled runs",
-    ]
+def _reasons(slow: SlowDelay, top: Candidate, pools: pd.DataFrame, until: Until) -> tuple[str, ...]:
+    what = "slow to their first token" if until == "first_token" else "slow"
+    counted = f"{slow.requests:,} requests are {what}: above p{slow.quantile * 100:.0f}, {amount(slow.threshold_s, 's')}"
+    stable = f"the same part comes out on top in {percent(slow.top_stability)} of resampled runs"
     if top.corroborated is None:
-        reasons.append(f"no station of {top.resource.name} has a capacity that could confirm it")
+        seen = f"no station of {top.resource.name} was sampled that could confirm it"
+    elif top.key == "endpoint":
+        busiest = pools["utilisation_p95"].max()
+        longest = pools["queue_peak"].max()
+        none = "none of your stations is" if top.corroborated else "but your own stations are"
+        seen = f"{none} in the way: busiest {_busy(busiest)}, longest line {_line(longest)}"
     else:
         verb = "confirms it" if top.corroborated else "does not confirm it"
-        reasons.append(
-            f"`{top.pool}` {verb}: {top.utilisation_p95:.0%} busy (p95 over time), "
-            f"up to {top.queue_peak:.1f} waiting"
-        )
-    return tuple(reasons)
+        seen = f"`{top.pool}` {verb}: {_busy(top.utilisation_p95)}, up to {_line(top.queue_peak)}"
+    return counted, stable, seen
+
+
+def _busy(utilisation: float) -> str:
+    return (
+        f"{percent(utilisation)} busy (p95 over time)" if math.isfinite(utilisation) else "unknown"
+    )
+
+
+def _line(queue: float) -> str:
+    return f"{amount(queue, '')} waiting" if queue >= 1 else "less than one waiting"
 
 
 def _headroom(pools: pd.DataFrame, run: Run) -> Headroom | None:
@@ -295,34 +317,49 @@ def _room(headroom: Headroom | None) -> str:
     if headroom is None:
         return "No station has a bound, so the headroom is unknown."
     return (
-        f"By the operational laws `{headroom.pool}` is used up at {headroom.bound_per_s:.3g} requests/s, "
-        f"{headroom.factor:.1f}{TIMES} this run's {headroom.throughput_per_s:.3g} (at the largest capacity seen)."
+        f"By the operational laws `{headroom.pool}` is used up at {amount(headroom.bound_per_s, '')} requests/s, "
+        f"{headroom.factor:.1f}{TIMES} this run's {amount(headroom.throughput_per_s, '')} (at the largest capacity seen)."
     )
 
 
-_REFUSALS: Final[Mapping[str, str]] = {
+# What an outcome accuses by itself; a time-out or an unfinished request accuses whatever slow requests wait for.
+_FAILING: Final[Mapping[str, str]] = {
     "rejected": "slots",
     "rate_limited": "refusals",
     "overloaded": "refusals",
     "server_error": "refusals",
     "connection_error": "path",
     "stream_broken": "path",
-    "timeout": "endpoint",
-    "unfinished": "slots",
     "client_error": "generator",
 }
 
 
-def _refusal(frame: pd.DataFrame, failed: float) -> tuple[str, str] | None:
+def _failing(frame: pd.DataFrame, candidates: tuple[Candidate, ...]) -> tuple[str, str] | None:
     """Failures come before delay: requests that were turned away are missing from every latency."""
-    if failed <= _FAILURES:
+    failed = frame.loc[~frame["ok"] & frame["outcome"].ne("cancelled"), "outcome"]
+    if len(failed) <= _FAILURES * len(frame):
         return None
-    counts = frame.loc[~frame["ok"] & frame["outcome"].ne("cancelled"), "outcome"].value_counts()
-    outcome = str(counts.index[0])
-    key = _REFUSALS[outcome]
-    share = int(counts.iloc[0]) / len(frame)
-    headline = f"{failed:.1%} of requests fail, {share:.1%} as `{outcome}`: look at {RESOURCES[key].name} first."
-    return key, headline
+    outcome = str(failed.value_counts().index[0])
+    key = _FAILING.get(outcome) or (candidates[0].key if candidates else "endpoint")
+    return key, outcome
+
+
+def _by_failures(
+    failing: tuple[str, str],
+    frame: pd.DataFrame,
+    candidates: tuple[Candidate, ...],
+    headroom: Headroom | None,
+    slow: SlowDelay | None,
+) -> Verdict:
+    key, outcome = failing
+    failed = float((~frame["ok"] & frame["outcome"].ne("cancelled")).mean())
+    share = float(frame["outcome"].eq(outcome).mean())
+    resource = RESOURCES[key]
+    headline = f"{percent(failed)} of requests fail, {percent(share)} as `{outcome}`: look at {resource.name} first."
+    confidence: Confidence = "high" if share > 0.05 and len(frame) >= 100 else "medium"
+    reasons = (f"{round(failed * len(frame)):,} of {len(frame):,} requests were not answered",)
+    action = f"Try next: {resource.action}. {_room(headroom)}"
+    return Verdict(key, headline, action, confidence, reasons, candidates, headroom, slow)
 
 
 def _too_little(n: int, candidates: tuple[Candidate, ...], headroom: Headroom | None) -> Verdict:

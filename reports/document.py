@@ -84,6 +84,7 @@ class Report:
     title: str
     judged: Sequence[Judged]
     warnings: Sequence[str]
+    cards: Sequence[tuple[str, str]]
     sections: Sequence[Section]
     provenance: Table
     figures: Sequence[Figure] = field(default=())
@@ -146,6 +147,7 @@ def _compose(runs: Labelled) -> Report:
         title=f"{names} ({kind})",
         judged=judged,
         warnings=warnings,
+        cards=tables.cards(runs[0][1]) if len(runs) == 1 else (),
         sections=sections,
         provenance=tables.provenance(runs),
         figures=drawer.drawn,
@@ -195,6 +197,7 @@ def _sections(runs: Labelled, judged: Sequence[Judged], draw: _Drawer) -> list[S
     pools: list[Figure] = []
     for slug, label, run in each:
         delay += draw(f"delay-{slug}", f"mean delay by stage and band of latency, {label} run", partial(figures.delay_by_band, label, run))  # fmt: skip
+        delay += draw(f"first-token-{slug}", f"mean delay to the first token by stage, {label} run", partial(figures.delay_by_band, label, run, "first_token"))  # fmt: skip
         pools += draw(f"utilisation-{slug}", f"utilisation of each pool over time, {label} run", partial(figures.utilisation, label, run))  # fmt: skip
         pools += draw(f"waiting-{slug}", f"requests waiting at each pool over time, {label} run", partial(figures.queues, label, run))  # fmt: skip
     instances = draw(

@@ -13,7 +13,7 @@ from reports.canvas import GREY, PALETTE, RUN_COLOURS, RUN_STYLES, Canvas
 from reports.fleet import instance_counts, scaling_events
 from reports.metrics import window_s
 from reports.run import Run
-from reports.stages import PART_LABELS, PARTS, by_band, parts
+from reports.stages import PART_LABELS, PARTS, Until, by_band, parts
 from reports.stations import pooled_series
 
 __all__ = [
@@ -155,18 +155,17 @@ def latency_tail(runs: Labelled) -> bytes | None:
     return canvas.png()
 
 
-def delay_by_band(label: str, run: Run) -> bytes | None:
+def delay_by_band(label: str, run: Run, until: Until = "done") -> bytes | None:
     """Mean seconds by part of a request, for each band of latency: what the slow ones wait for."""
-    bands = by_band(parts(run.requests))
+    bands = by_band(parts(run.requests, until))
     bands = bands[bands["requests"] >= 1]
     if bands.empty:
         return None
     seconds = bands[list(PARTS)].clip(lower=0)
     totals = seconds.sum(axis=1)
     large = [p for p in PARTS if (seconds[p] > _SMALL * totals.clip(lower=1e-12)).any()]
-    canvas = Canvas(
-        f"Delay by latency band, {label}", "mean seconds of a request [s]", "", height_in=3.6
-    )
+    what = "to the first token" if until == "first_token" else "to the last byte"
+    canvas = Canvas(f"Delay {what}, {label}", "mean seconds of a request [s]", "", height_in=3.6)
     y = np.arange(len(bands))
     left = np.zeros(len(bands))
     for part in large:
@@ -215,6 +214,9 @@ def _by_pool(run: Run, title: str, column: str, y: str) -> bytes | None:
         canvas.line(one["t_s"], one[column], str(pool), color=colour)
     canvas.from_start()
     canvas.from_zero()
+    if column == "queue":
+        # Less than one waiter is no queue and should not look like one.
+        canvas.axes.set_ylim(0, max(1.0, float(peaks.max()) * 1.08))
     if column == "utilisation":
         canvas.axes.set_ylim(0, max(1.05, float(peaks.max()) * 1.05))
         canvas.axes.axhline(1, color=GREY, linewidth=0.8, linestyle=":")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,9 @@ from reports.metrics import SERVED
 from reports.wording import DASH
 from simulation.statistics import block_weights
 
-__all__ = ["BANDS", "PARTS", "PART_LABELS", "SlowDelay", "by_band", "parts", "slow_delay"]
+__all__ = ["BANDS", "PARTS", "PART_LABELS", "SlowDelay", "Until", "by_band", "parts", "slow_delay"]
 
+Until = Literal["done", "first_token"]
 _LLM_STAGES: Final = ("llm_first_token_s", "llm_stream_s")
 # The stages, with the two that contain the endpoint split into the endpoint's own time and the rest.
 PARTS: Final[tuple[str, ...]] = (
@@ -47,9 +48,25 @@ PART_LABELS: Final[Mapping[str, str]] = {
 BANDS: Final = ((0.0, 0.5), (0.5, 0.75), (0.75, 0.9), (0.9, 0.95), (0.95, 0.99), (0.99, 1.0))
 
 
-def parts(frame: pd.DataFrame) -> pd.DataFrame:
-    """Seconds by part (columns `PARTS`) of the requests that were worked on; rows add up to done - intended."""
+def parts(frame: pd.DataFrame, until: Until = "done") -> pd.DataFrame:
+    """Seconds by part (columns `PARTS`) of the requests that were worked on; rows add up to the whole.
+
+    `until`: the last byte (done - intended), or the first token (of requests that have one). Up to the first token the
+    endpoint's own time and the way there are not told apart, and the rest is what no stage before it explains.
+    """
     served = frame[frame["outcome"].isin(SERVED)]
+    if until == "first_token":
+        served = served[served["first_token_s"].notna()]
+        whole = served["first_token_s"] - served["intended_s"]
+        before = [s for s in STAGES if s not in ("llm_stream_s", "database_s", "other_s")]
+        rest = (whole - served[before].sum(axis=1)).clip(lower=0)
+        table = served.assign(
+            endpoint_s=served["llm_first_token_s"],
+            upstream_path_s=0.0,
+            database_s=0.0,
+            other_s=rest,
+        )
+        return table[list(PARTS)]
     llm = served["llm_first_token_s"] + served["llm_stream_s"]
     own = np.minimum(served["endpoint_s"], llm)
     table = served.assign(endpoint_s=own, upstream_path_s=llm - own)

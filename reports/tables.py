@@ -22,6 +22,7 @@ __all__ = [
     "Table",
     "attempts",
     "candidates",
+    "cards",
     "figures_of_merit",
     "objectives",
     "outcomes",
@@ -85,6 +86,29 @@ def figures_of_merit(runs: Labelled) -> Table:
     columns = [_merit(run) for _, run in runs]
     rows = tuple((label, *(c[label] for c in columns)) for label in columns[0])
     return Table("Figures of merit", ("Measure", *(label for label, _ in runs)), rows)
+
+
+def cards(run: Run) -> tuple[tuple[str, str], ...]:
+    """The dozen figures that one looks for first: (what, how much)."""
+    merit = _merit(run)
+    failed = float((~run.requests["ok"]).mean()) if len(run.requests) else math.nan
+    wanted = (
+        ("Requests", "Requests"),
+        ("Throughput", "Throughput (answered within the arrivals' time)"),
+        ("Goodput", "Goodput (met every promise)"),
+        ("Latency p50", "Latency from intended, p50"),
+        ("Latency p95", "Latency from intended, p95"),
+        ("Latency p99", "Latency from intended, p99"),
+        ("TTFT p50", "TTFT from intended, p50"),
+        ("TTFT p95", "TTFT from intended, p95"),
+        ("Cache hits", "Cache hit ratio"),
+        ("Instances, most", "Largest number of instances"),
+        ("Cost", "Cost"),
+    )
+    return (
+        *((short, merit[key]) for short, key in wanted),
+        ("Not answered", amount(failed, "fraction")),
+    )
 
 
 def _merit(run: Run) -> dict[str, str]:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from reports.fleet import largest_fleet
 from reports.metrics import QUANTILES, QuantileMetric, hit_ratio, quantile_of, window_s
+from reports.objectives import goodput_per_s
 from reports.run import Run, load_run
 from simulation.statistics import block_bootstrap_quantiles, block_weights
 
@@ -134,6 +135,7 @@ _ORDER: Final[dict[object, int]] = {
         [
             "requests",
             "throughput_per_s",
+            "goodput_per_s",
             *(m.key for m in QUANTILES),
             "cache_hit_ratio",
             "failed_fraction",
@@ -156,6 +158,7 @@ def _plain(run: Run) -> dict[str, tuple[str, str, float]]:
             "/s",
             answered / window if window > 0 else math.nan,
         ),
+        "goodput_per_s": ("Goodput", "/s", goodput_per_s(frame, run.slos)),
         "cache_hit_ratio": ("Cache hit ratio", "fraction", hit_ratio(frame)),
         "failed_fraction": ("Not answered", "fraction", float((~frame["ok"]).mean())),
         "retries": ("Retries", "", float((frame["attempts"] - 1).clip(lower=0).sum())),

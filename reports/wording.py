@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-__all__ = ["DASH", "MINUS", "TIMES", "amount", "difference", "interval", "relative"]
+__all__ = ["DASH", "MINUS", "TIMES", "amount", "difference", "interval", "percent", "relative"]
 
 DASH: Final = "\N{EN DASH}"
 MINUS: Final = "\N{MINUS SIGN}"
@@ -19,34 +19,46 @@ def amount(value: float, unit: str) -> str:
     if math.isinf(value):
         return "unbounded"
     if unit == "s":
-        if abs(value) >= 100:
-            return f"{value:,.0f} s"
-        return f"{value:.3g} s" if abs(value) >= 1 else f"{_plain(value * 1e3)} ms"
+        in_s = abs(value) >= 1
+        return f"{_digits(value)} s" if in_s else f"{_digits(value * 1e3)} ms"
     if unit == "fraction":
-        return f"{value:.1%}"
+        return percent(value)
     if unit == "usd":
-        return f"${value:,.2f}" if abs(value) >= 1 else f"${_plain(value)}"
-    text = f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:.3g}"
-    return f"{text}/s" if unit == "/s" else text
+        return f"${value:,.2f}" if abs(value) >= 1 or value == 0 else f"${value:.5f}"
+    return f"{_digits(value)}{unit}"
 
 
-def _plain(value: float) -> str:
-    return (
-        f"{value:.0f}"
-        if abs(value) >= 100
-        else f"{value:.3g}"
-        if abs(value) >= 1e-3 or value == 0
-        else f"{value:.1g}"
-    )
+def percent(value: float) -> str:
+    """A fraction in percent; never rounded to 0% or 100% when it is neither."""
+    text = f"{value:.1%}"
+    if text == "0.0%" and value > 0:
+        return "<0.1%"
+    if text == "100.0%" and value < 1:
+        return ">99.9%"
+    return f"{value:.0%}" if value in (0, 1) else text
+
+
+def _digits(value: float) -> str:
+    """Three significant digits and no exponent; what is below a thousandth is told as such."""
+    size = abs(value)
+    if size >= 100 or value == 0:
+        return f"{value:,.0f}"
+    if size < 1e-9:
+        return "0"
+    if size < 1e-3:
+        return "<0.001"
+    return f"{value:.3g}"
 
 
 def difference(value: float, unit: str) -> str:
     """A signed amount; fractions differ by percentage points."""
     if math.isnan(value):
         return DASH
-    sign = "+" if value > 0 else MINUS if value < 0 else "±"
-    text = f"{abs(value) * 100:.2g} points" if unit == "fraction" else amount(abs(value), unit)
-    return f"{sign}{text}"
+    size = abs(value) if abs(value) > 1e-12 else 0.0
+    text = f"{size * 100:.2g} points" if unit == "fraction" else amount(size, unit)
+    if size == 0:
+        return f"±{text}"
+    return f"{'+' if value > 0 else MINUS}{text}"
 
 
 def interval(low: float, high: float, unit: str) -> str:
@@ -60,4 +72,6 @@ def relative(value: float) -> str:
     """A signed percentage."""
     if math.isnan(value):
         return DASH
-    return f"{value:+.1%}".replace("-", MINUS) if value else "±0%"
+    if abs(value) < 5e-4:
+        return "±0%" if value == 0 else "±0.0%"
+    return f"{value:+.1%}".replace("-", MINUS)

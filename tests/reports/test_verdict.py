@@ -74,6 +74,31 @@ class TestVerdict:
         assert verdict.limiting == "endpoint"
         assert "promised was p95 of latency ≤ 1 s" in verdict.headline
 
+    def test_a_late_first_token_is_explained_by_what_comes_before_it(self, queueing: Run) -> None:
+        frame = queueing.requests
+        # Answers stream for minutes, so of the whole latency the endpoint is nearly all; the first token waits for a slot.
+        longer = {
+            c: frame[c] + 100 * frame["endpoint_s"]
+            for c in ("done_s", "endpoint_s", "llm_stream_s", "latency_s")
+        }
+        slow = changed(queueing, **longer)
+        first = {"name": "first", "metric": "ttft", "quantile": 0.95, "limit_s": 1.0}
+        manifest = msgspec.structs.replace(slow.manifest, scenario={"name": "x", "slos": [first]})
+        verdict = judge(dataclasses.replace(slow, manifest=manifest))
+        assert verdict.limiting == "slots"
+        assert "promised was p95 of ttft ≤ 1 s" in verdict.headline
+        assert (
+            judge(
+                dataclasses.replace(slow, manifest=msgspec.structs.replace(manifest, scenario={}))
+            ).limiting
+            is None
+        )
+
+    def test_an_idle_system_is_acquitted_with_high_confidence(self, roomy: Run) -> None:
+        verdict = judge(roomy)
+        assert verdict.confidence == "high"
+        assert any("none of your stations is in the way" in reason for reason in verdict.reasons)
+
     def test_a_handful_of_requests_is_too_few_to_judge(self, tmp_path: Path) -> None:
         run = load_run(write_run(tmp_path / "run", Truth(requests=10)))
         verdict = judge(run)
@@ -89,6 +114,11 @@ class TestStages:
         frame = queueing.requests
         total = parts(frame).sum(axis=1)
         assert np.allclose(total, frame["done_s"] - frame["intended_s"])
+
+    def test_the_parts_up_to_the_first_token_add_up_to_it(self, queueing: Run) -> None:
+        frame = queueing.requests[queueing.requests["first_token_s"].notna()]
+        total = parts(queueing.requests, "first_token").sum(axis=1)
+        assert np.allclose(total, frame["first_token_s"] - frame["intended_s"], atol=1e-6)
 
     def test_the_bands_partition_the_requests(self, queueing: Run) -> None:
         bands = by_band(parts(queueing.requests))
