@@ -18,7 +18,7 @@ from reference_impl.telemetry import RequestRecord, StationSample, SystemEvent
 from simulation.kernel import run
 from simulation.models.clients import Clients
 from simulation.models.cpu import Host, VirtualCpu
-from simulation.models.instance import VirtualProvider
+from simulation.models.instance import VirtualInstance, VirtualProvider
 from simulation.models.llm_endpoint import LLMEndpoint
 from simulation.models.network import Link, RemotePort
 from simulation.models.stations import StationChain
@@ -102,6 +102,7 @@ class _World:
             self._make_instance,
             Link("gateway-instance", network.gateway_instance_s, seed),
             hashed_uniform(seed),
+            self._sample_instance,
         )
         self._system = System(
             scenario.deployment,
@@ -175,11 +176,15 @@ class _World:
                 record(sample)
         record(self._gateway_cpu.sample(now_s, origin_s))
         for running in self._provider.running():
-            record(running.instance.sample(origin_s=origin_s))
-            record(running.cpu.sample(now_s, origin_s))
+            self._sample_instance(running)
         fleet = self._system.fleet.sample()
         record(msgspec.structs.replace(fleet, t_s=fleet.t_s - origin_s))
         record(self._endpoint.meter.sample(origin_s=origin_s))
+
+    def _sample_instance(self, running: VirtualInstance) -> None:
+        self._sink.station(running.instance.sample(origin_s=self._origin_s))
+        now_s = asyncio.get_running_loop().time()
+        self._sink.station(running.cpu.sample(now_s, self._origin_s))
 
 
 class _EndpointStation:

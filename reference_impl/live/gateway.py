@@ -93,6 +93,7 @@ async def run_gateway(config: ProcessConfig) -> None:
                 ready = False
                 await system.drain(spec.instances.drain_s)
                 sampling.cancel()
+                run_log.stations(stations())
         finally:
             await system.aclose()
             run_log.close()

@@ -66,6 +66,7 @@ async def run_instance(config: ProcessConfig, instance_id: str) -> None:
             await instance.drain(spec.instances.drain_s)
             for task in tasks:
                 task.cancel()
+            run_log.stations([instance.sample(), cpu.sample()])
     finally:
         await instance.aclose()
         if control is not None:

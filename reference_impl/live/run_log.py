@@ -43,8 +43,11 @@ class RunLog:
         if self._traces is not None:
             self._events.write(self._encode(event) + b"\n")
 
-    def flush(self) -> None:
+    def stations(self, samples: Iterable[StationSample]) -> None:
+        """Write samples, and flush all that was recorded so far."""
         if self._traces is not None:
+            for sample in samples:
+                self._stations.write(self._encode(sample) + b"\n")
             self._traces.flush()
             self._stations.flush()
 
@@ -58,10 +61,7 @@ class RunLog:
         while True:
             tick = max(tick + 1, int((loop.time() - started_s) / interval_s))
             await asyncio.sleep(started_s + tick * interval_s - loop.time())
-            if self._traces is not None:
-                for sample in take():
-                    self._stations.write(self._encode(sample) + b"\n")
-                self.flush()
+            self.stations(take())
 
     def close(self) -> None:
         if self._traces is not None:

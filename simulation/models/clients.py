@@ -183,7 +183,8 @@ class Clients:
                 tenant=call.tenant,
                 model=call.model,
                 intended_s=row.intended_s,
-                sent_s=sent_s - origin_s,
+                # origin + intended - origin may fall short of intended by a rounding error
+                sent_s=max(row.intended_s, sent_s - origin_s),
                 first_token_s=first_token_s - origin_s,
                 done_s=done_s - origin_s,
                 outcome=outcome,

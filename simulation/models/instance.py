@@ -39,6 +39,7 @@ class VirtualProvider:
         make: builds the instance of an id, and its CPU.
         link: between the gateway and every instance.
         uniform: luck of boot times.
+        on_stopped: told an instance that has ended, for its last samples.
     """
 
     def __init__(
@@ -47,11 +48,13 @@ class VirtualProvider:
         make: Callable[[str], tuple[Instance, VirtualCpu]],
         link: Link,
         uniform: Uniform,
+        on_stopped: Callable[[VirtualInstance], None],
     ) -> None:
         self._spec = spec
         self._make = make
         self._link = link
         self._uniform = uniform
+        self._on_stopped = on_stopped
         self._loop = asyncio.get_running_loop()
         self._running: dict[str, VirtualInstance] = {}
 
@@ -69,8 +72,9 @@ class VirtualProvider:
         if running is None:
             return
         await running.instance.drain(drain_s)
-        self._running.pop(instance_id, None)
-        await running.instance.aclose()
+        if self._running.pop(instance_id, None) is not None:
+            self._on_stopped(running)
+            await running.instance.aclose()
 
     def metrics(self) -> list[InstanceMetrics]:
         now_s = self._loop.time()
