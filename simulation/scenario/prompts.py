@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from simulation.scenario.workload import CompiledWorkload
+from simulation.scenario.compiled_workload import CompiledWorkload
 
 __all__ = [
     "BYTES_PER_TOKEN",

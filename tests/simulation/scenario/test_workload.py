@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -333,3 +334,23 @@ def test_the_chat_preset_lets_the_cache_answer_at_most_three_requests_in_ten() -
     workload = compile_workload(load_scenario("chat"))
     repeated = 1 - len(np.unique(workload.prompt_id)) / len(workload)
     assert 0.1 < repeated < 0.3
+
+
+def test_an_hour_of_a_hundred_requests_a_second_compiles_in_two_seconds_of_cpu() -> None:
+    hour = load_scenario("chat", {"workload.arrivals.rate_per_s": 100, "horizon_s": 3600})
+    started_s = time.process_time()
+    workload = compile_workload(hour)
+    assert time.process_time() - started_s < 2
+    assert len(workload) == pytest.approx(360_000, rel=0.01)
+
+
+def test_a_trace_of_nine_thousand_rows_is_read_in_a_second_of_cpu(tmp_path: Path) -> None:
+    rows = "".join(
+        f"2023-11-16 {18 + i // 3600:02d}:{i // 60 % 60:02d}:{i % 60:02d}.{i:07d},{i + 1},{i % 90 + 1}\n"
+        for i in range(9000)
+    )
+    (tmp_path / "t.csv").write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + rows)
+    started_s = time.process_time()
+    workload = compiled(f"{{arrivals: {{kind: trace, path: {tmp_path}/t.csv}}}}", 9000)
+    assert time.process_time() - started_s < 1
+    assert len(workload) == 9000
