@@ -32,6 +32,7 @@ __all__ = ["UNRESPONSIVE_S", "Fleet", "FleetCounts"]
 UNRESPONSIVE_S = 30.0
 # Pauses between replacements of instances that keep failing double from one heartbeat up to this.
 _MAX_PAUSE_S = 60.0
+_HEALTH = {InstanceStatus.UNHEALTHY: 0, InstanceStatus.DEGRADED: 1, InstanceStatus.HEALTHY: 2}
 
 Detail = float | int | str | bool | None
 
@@ -114,7 +115,8 @@ class Fleet:
         """Order `delta` more instances, or take `-delta` away; returns the change made. Does not wait for it.
 
         Boots run side by side; a failed one is an event, and the next decision sees it missing. The youngest that still
-        boot are taken away first, then the least loaded (of equals the youngest) drains; never below the floor.
+        boot are taken away first, then unhealthy, degraded and healthy ones in this order, of these the least loaded, of
+        equals the youngest; they drain. Never below the floor.
         """
         if self._closed:
             return 0
@@ -211,8 +213,10 @@ class Fleet:
         self._emit(instance_id, "boot_cancelled")
 
     def _drain_one(self) -> None:
+        # Sick ones first: else the healthy, being idle, would go and leave a fleet that answers nothing.
         # `reversed` makes the youngest of equals the first minimum.
-        instance_id = min(reversed(self._ready), key=self._balancer.in_flight)
+        report = min(reversed(self.metrics()), key=lambda m: (_HEALTH[m.status], m.in_flight))
+        instance_id = report.instance_id
         self._balancer.remove_instance(instance_id)
         self._draining[instance_id] = self._ready.pop(instance_id)
         self._unhealthy_since_s.pop(instance_id, None)

@@ -174,6 +174,18 @@ def test_of_equally_loaded_instances_the_youngest_goes() -> None:
     in_virtual_time(work)
 
 
+def test_a_sick_instance_goes_before_idle_healthy_ones() -> None:
+    async def work(rig: Rig) -> None:
+        await rig.fleet.start(3)
+        rig.balancer.started("instance-1")
+        rig.provider.silent = {"instance-1"}
+        rig.fleet.scale_by(-1)
+        assert rig.selectable == {"instance-2", "instance-3"}
+        rig.balancer.finished("instance-1", 1.0, ok=False)
+
+    in_virtual_time(work)
+
+
 def test_shrinking_takes_away_what_still_boots_before_what_serves() -> None:
     async def work(rig: Rig) -> None:
         await rig.fleet.start(2)
