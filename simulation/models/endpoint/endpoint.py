@@ -377,11 +377,15 @@ class LLMEndpoint:
     ) -> CacheSplit:
         if self._cache is None:
             return _NO_CACHE
+        automatic = self.profile.prompt_cache.automatic and call.tag is not None
+        marked = request is not None and b"cache_control" in call.body
+        if not automatic and not marked:
+            return _NO_CACHE
         scope = f"{account}\0{call.model}\0".encode()
         prefixes: list[PromptPrefix] = []
-        if request is not None:
+        if request is not None and marked:
             prefixes = prompt_prefixes(request, scope)
-        if not prefixes and self.profile.prompt_cache.automatic and call.tag is not None:
+        if not prefixes and automatic:
             prefixes = [PromptPrefix(scope + b"%d" % prompt_id, prompt_tokens, mark=True)]
         if not prefixes:
             return _NO_CACHE

@@ -17,6 +17,8 @@ async def sleep_until(loop: asyncio.AbstractEventLoop, instant_s: float) -> None
 
     An absolute deadline: repeated relative sleeps would add up their lateness.
     """
+    if instant_s <= loop.time():
+        return
     waiter = loop.create_future()
     timer = loop.call_at(instant_s, _wake, waiter)
     try:
