@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ from reports.objectives import Attainment, attainments
 from reports.run import Run
 from reports.stages import SlowDelay, Until, parts, slow_delay
 from reports.stations import pool_table
+from reports.validity import check_run
 from reports.wording import TIMES, amount, percent
 
 __all__ = ["RESOURCES", "Candidate", "Confidence", "Headroom", "Resource", "Verdict", "judge"]
@@ -168,7 +169,20 @@ class Verdict:
 
 
 def judge(run: Run, seed: int = 0) -> Verdict:
-    """Judge one run. `seed` of the bootstrap behind the confidence; equal seeds, equal verdicts."""
+    """Judge one run. `seed` of the bootstrap behind the confidence; equal seeds, equal verdicts.
+
+    Of a run that fails its validity gate little can be said: the confidence is low, except that a late load generator
+    is what such a failure shows.
+    """
+    verdict = _judge(run, seed)
+    failed = [check.name for check in check_run(run) if check.state == "fail"]
+    if not failed or verdict.limiting == "generator":
+        return verdict
+    doubt = f"the run fails its validity gate ({', '.join(failed)})"
+    return replace(verdict, confidence="low", reasons=(doubt, *verdict.reasons))
+
+
+def _judge(run: Run, seed: int) -> Verdict:
     frame = run.requests
     pools = pool_table(run.servers, int(frame["ok"].sum()))
     headroom = _headroom(pools, run)

@@ -184,6 +184,23 @@ class TestGate:
         run = load_run(write_run(tmp_path / "run", truth, rows[:100] + rows[101:]))
         assert checks(run)["Every arrival has one outcome"].state == "fail"
 
+    def test_turns_that_were_never_reached_are_no_loss_but_a_hole_is(self, queueing: Run) -> None:
+        n = len(queueing.requests)
+        talk = changed(queueing, session_id=np.arange(n) // 10, turn=np.arange(n) % 10)
+        ended_early = dataclasses.replace(
+            talk, requests=talk.requests[talk.requests["turn"] != 9].iloc[:-1]
+        )
+        check = checks(ended_early)["Every arrival has one outcome"]
+        assert check.state == "pass"
+        assert "never reached" in check.detail
+        hole = dataclasses.replace(talk, requests=talk.requests[talk.requests["turn"] != 4])
+        assert checks(hole)["Every arrival has one outcome"].state == "fail"
+
+    def test_a_run_that_fails_its_gate_is_judged_with_low_confidence(self, queueing: Run) -> None:
+        verdict = judge(changed(queueing, database_s=1.0))
+        assert verdict.confidence == "low"
+        assert "fails its validity gate" in verdict.reasons[0]
+
     def test_a_first_token_before_the_request_breaks_causality(self, queueing: Run) -> None:
         sent = queueing.requests["sent_s"]
         broken = changed(queueing, first_token_s=sent - 1)
