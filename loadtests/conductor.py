@@ -7,6 +7,7 @@ going on with less load than was asked for.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,8 @@ from locust.runners import STATE_MISSING, LocalRunner, MasterRunner
 
 from loadtests.metrics import ClientMetrics
 from loadtests.status import Failed, Finished, Progress, Ready, Started, StatusWriter
+
+log = logging.getLogger(__name__)
 
 __all__ = ["FINISHED_MESSAGE", "START_MESSAGE", "Conductor", "boot_id"]
 
@@ -58,7 +61,8 @@ class Conductor:
 
     def _on_test_start(self, **_event: Any) -> None:
         if self._injectors:
-            self._fail("this workload has been replayed; start another swarm for another run")
+            log.warning("this workload has been replayed; start another swarm for another run")
+            gevent.spawn(self._runner.stop)
             return
         runner = self._runner
         if isinstance(runner, LocalRunner):

@@ -49,6 +49,12 @@ def get(url: str) -> Any:
         return json.load(response)
 
 
+def press(url: str, form: bytes = b"") -> None:
+    """Post a form, as a button of Locust's page does."""
+    with urllib.request.urlopen(url, form, timeout=5):
+        pass
+
+
 def seen_ids(url: str) -> list[int]:
     """The requests that the server has answered, by their tags, sorted."""
     return sorted(RequestTag.decode(seen["tag"]).request_id for seen in get(f"{url}/seen"))
@@ -148,9 +154,12 @@ def test_the_page_shows_times_to_first_token_without_counting_them_as_requests(
             shown.append(get(f"{progress.web_url}/stats/requests"))
             with urllib.request.urlopen(progress.web_url, timeout=5) as response:
                 pages.append(response.read().decode())
+            # The page's own start button replays nothing a second time.
+            press(f"{progress.web_url}/swarm", b"user_count=1&spawn_rate=1")
 
     options = SwarmOptions(start_delay_s=0.3, web=True, web_linger_s=0.2)
-    workload, _, _ = against_tiny(tmp_path, 50, 1.0, options=options, on_progress=look)
+    workload, rows, seen = against_tiny(tmp_path, 50, 1.0, options=options, on_progress=look)
+    assert rows["request_id"].tolist() == seen == list(range(len(workload)))
     assert shown[0]["stats"][-1]["num_requests"] == len(workload)
     times, outcomes = shown[0]["extended_stats"]
     counts = {row["name"]: row["count"] for row in times["data"]}
@@ -158,6 +167,18 @@ def test_the_page_shows_times_to_first_token_without_counting_them_as_requests(
     assert {"name": "outcome: ok", "count": len(workload)} in outcomes["data"]
     assert '"title": "Tokens and lag"' in pages[0]
     assert Manifest.read(tmp_path / "run").complete is True
+
+
+def test_a_run_that_was_stopped_on_the_page_is_incomplete(tmp_path: Path) -> None:
+    def stop(progress: SwarmProgress) -> None:
+        if progress.phase == "running" and progress.requests:
+            press(f"{progress.web_url}/stop")
+
+    options = SwarmOptions(start_delay_s=0.3, web=True)
+    with pytest.raises(SwarmError, match=r"^stopped by hand at \d"):
+        against_tiny(tmp_path, 50, 10.0, options=options, on_progress=stop)
+    assert Manifest.read(tmp_path / "run").complete is False
+    assert len(read_requests(tmp_path / "run")) > 0
 
 
 def test_the_whole_stack_answers_every_request_and_its_stages_add_up(tmp_path: Path) -> None:
