@@ -67,12 +67,11 @@ class AiohttpTransport:
                 except Exception as error:
                     raise self._translated(error) from error
                 if not data:
-                    break
+                    return  # read to its end, the answer has given its connection back
                 await receiver.data(data)
         except BaseException:
             response.close()
             raise
-        response.release()
 
     async def aclose(self) -> None:
         if self._session is not None:

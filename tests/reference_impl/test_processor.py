@@ -508,6 +508,19 @@ def test_refusals_that_concern_the_caller_do_not_open_the_breaker(error: Service
     assert breaker.state is BreakerState.CLOSED
 
 
+def test_a_caller_in_a_hurry_says_nothing_about_the_peer() -> None:
+    breaker = tripped()
+    subject, _ = processor(answer(after_s=10.0), breaker=breaker)
+
+    async def main() -> None:
+        for deadline_s in range(1, 11):
+            _, error = await collect(subject, make_call(deadline_s=float(deadline_s)))
+            assert isinstance(error, RequestTimeout)
+
+    run(main())
+    assert breaker.state is BreakerState.CLOSED
+
+
 def test_a_cancelled_probe_makes_room_for_the_next() -> None:
     breaker = tripped()
     retry = RetrySpec(max_attempts=1)

@@ -141,18 +141,26 @@ def test_an_abandoned_probe_gives_its_place_to_another() -> None:
     assert subject.try_acquire(5.0)
 
 
-def test_results_of_calls_from_an_earlier_state_do_not_count() -> None:
-    subject = breaker()
+@pytest.mark.parametrize("ending", ["succeeded", "failed", "abandoned"])
+def test_the_end_of_a_call_from_an_earlier_state_does_not_count(ending: str) -> None:
+    subject = breaker(probes=2)
     early = subject.try_acquire(0.0)
     for _ in range(4):
         call(subject, 0.0, ok=False)
-    probe = subject.try_acquire(5.0)
-    subject.failed(early, 5.0, 0.5)
-    subject.succeeded(early, 5.0)
-    subject.abandoned(early)
+    first = subject.try_acquire(5.0)
+    if ending == "succeeded":
+        subject.succeeded(early, 5.0)
+    elif ending == "failed":
+        subject.failed(early, 5.0, 0.5)
+    else:
+        subject.abandoned(early)
+    # One probe is out, so one more has room, and it takes both to close.
+    second = subject.try_acquire(5.0)
+    assert second
+    assert not subject.try_acquire(5.0)
+    subject.succeeded(first, 5.0)
     assert subject.state is HALF_OPEN
-    subject.succeeded(probe, 5.0)
-    call(subject, 5.0, ok=True)
+    subject.succeeded(second, 5.0)
     assert subject.state is CLOSED
 
 
