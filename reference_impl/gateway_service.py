@@ -1,0 +1,111 @@
+"""The gateway as a service: system, HTTP application and run log in one, without sockets, processes or signals.
+
+`live/gateway.py` serves it on a port with instances in processes; the virtual world can play the same bytes over a modelled
+network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from reference_impl.compute import Compute
+from reference_impl.deployment import DeploymentSpec
+from reference_impl.instances.port import InstanceMetrics, InstanceProvider
+from reference_impl.metrics import ServiceMetrics
+from reference_impl.service import MessagesEndpoint, gateway_app, request_ids
+from reference_impl.system import System
+from reference_impl.telemetry import StationSample
+from reference_impl.telemetry.run_log import RunLog
+
+__all__ = ["GatewayService", "ReportedProvider"]
+
+
+class ReportedProvider(InstanceProvider, Protocol):
+    """A provider whose instances report themselves over HTTP."""
+
+    def heartbeat(self, metrics: InstanceMetrics) -> bool:
+        """Take a report; False when no such instance runs."""
+        ...
+
+
+class GatewayService:
+    """The front door of a deployment.
+
+    Args:
+        spec: what exists.
+        provider: starts instances; gets the heartbeats that arrive over HTTP.
+        compute: the CPU of this process; cpu_sample: its station.
+        run_log: where traces, samples and events go.
+        seed: of the system's draws. tenants: API key -> tenant.
+        control_token: what instances prove themselves with.
+    """
+
+    def __init__(
+        self,
+        spec: DeploymentSpec,
+        provider: ReportedProvider,
+        compute: Compute,
+        run_log: RunLog,
+        *,
+        seed: int,
+        tenants: dict[str, str],
+        control_token: str,
+        sample_interval_s: float,
+        cpu_sample: Callable[[], StationSample],
+    ) -> None:
+        self._drain_s = spec.instances.drain_s
+        self._run_log = run_log
+        self._sample_interval_s = sample_interval_s
+        self._cpu_sample = cpu_sample
+        self._sampling: asyncio.Task[None] | None = None
+        self._ready = False
+        self._system = System(spec, provider, compute, seed=seed, on_event=run_log.event)
+        metrics = ServiceMetrics(
+            {
+                "twinload_gateway_in_flight": (
+                    "Requests held.",
+                    lambda: self._system.gateway.statistics().in_flight,
+                ),
+                "twinload_instances_ready": (
+                    "Ready instances.",
+                    lambda: self._system.fleet.counts.ready,
+                ),
+            }
+        )
+        self.app = gateway_app(
+            MessagesEndpoint(
+                self._system.gateway, metrics, request_ids(), tenants, on_done=run_log.trace
+            ),
+            metrics,
+            lambda: self._ready and self._system.fleet.counts.ready > 0,
+            on_heartbeat=provider.heartbeat,
+            control_token=control_token,
+        )
+
+    async def start(self) -> None:
+        """Boot the fleet. Raises a ServiceError when no instance becomes ready."""
+        await self._system.start()
+        self._sampling = asyncio.create_task(
+            self._run_log.sample_every(self._sample_interval_s, self._stations),
+            name="background:sampling",
+        )
+        self._ready = True
+
+    async def drain(self) -> None:
+        """Say that no more is taken, and wait for what is in flight, at most the deployment's `drain_s`."""
+        self._ready = False
+        await self._system.drain(self._drain_s)
+
+    async def aclose(self) -> None:
+        """End the fleet and write the last samples."""
+        if self._sampling is not None:
+            self._sampling.cancel()
+            await asyncio.gather(self._sampling, return_exceptions=True)
+            self._run_log.stations(self._stations())
+        await self._system.aclose()
+        self._run_log.close()
+
+    def _stations(self) -> list[StationSample]:
+        return [self._cpu_sample(), self._system.fleet.sample()]

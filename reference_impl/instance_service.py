@@ -1,0 +1,136 @@
+"""One instance as a service: `Instance`, HTTP application, heartbeats and run log, without sockets or signals."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from reference_impl.compute import Compute
+from reference_impl.deployment import DeploymentSpec
+from reference_impl.errors import UpstreamFailed
+from reference_impl.instances.heartbeat import HeartbeatSender, Usage
+from reference_impl.instances.port import InstanceMetrics
+from reference_impl.llm.port import MessagesPort
+from reference_impl.llm.transport import HttpTransport
+from reference_impl.metrics import ServiceMetrics
+from reference_impl.service import (
+    CONTROL_TOKEN_HEADER,
+    HEARTBEAT_PATH,
+    MessagesEndpoint,
+    instance_app,
+    request_ids,
+)
+from reference_impl.system import build_instance
+from reference_impl.telemetry import StationSample
+from reference_impl.telemetry.run_log import RunLog
+
+__all__ = ["InstanceService"]
+
+
+class InstanceService:
+    """What a gateway forwards to.
+
+    Args:
+        instance_id: its name in the fleet.
+        spec: what exists; the instance's own part of it, retries and cache windows.
+        llm: the endpoint; closed with the service.
+        compute: the CPU of this process; cpu_sample: its station; usage: its load, for heartbeats.
+        run_log: where traces and samples go.
+        seed: of the retries' jitter.
+        control: the gateway, for heartbeats, with `control_token`; None sends none. on_orphaned: called when nobody takes
+            them any more.
+    """
+
+    def __init__(
+        self,
+        instance_id: str,
+        spec: DeploymentSpec,
+        llm: MessagesPort,
+        compute: Compute,
+        run_log: RunLog,
+        *,
+        seed: int,
+        sample_interval_s: float,
+        cpu_sample: Callable[[], StationSample],
+        usage: Callable[[], Usage],
+        control: HttpTransport | None,
+        control_token: str,
+        on_orphaned: Callable[[], None],
+    ) -> None:
+        self._drain_s = spec.instances.drain_s
+        self._heartbeat_s = spec.instances.heartbeat_s
+        self._run_log = run_log
+        self._sample_interval_s = sample_interval_s
+        self._cpu_sample = cpu_sample
+        self._usage = usage
+        self._control = control
+        self._control_headers = {
+            "content-type": "application/json",
+            CONTROL_TOKEN_HEADER: control_token,
+        }
+        self._on_orphaned = on_orphaned
+        self._tasks: list[asyncio.Task[None]] = []
+        self._instance = build_instance(instance_id, spec, llm, compute, seed=seed)
+        metrics = ServiceMetrics(
+            {
+                "twinload_instance_in_flight": (
+                    "Calls held.",
+                    lambda: self._instance.statistics().in_flight,
+                )
+            }
+        )
+        self.app = instance_app(
+            MessagesEndpoint(self._instance, metrics, request_ids(), on_done=run_log.trace),
+            metrics,
+            lambda: not self._instance.statistics().draining,
+        )
+
+    def start(self) -> None:
+        """Begin sampling and heartbeats."""
+        sampling = self._run_log.sample_every(self._sample_interval_s, self._stations)
+        self._tasks.append(asyncio.create_task(sampling, name="background:sampling"))
+        if self._control is not None:
+            sender = HeartbeatSender(
+                self._measure, self._post, self._heartbeat_s, on_orphaned=self._on_orphaned
+            )
+            self._tasks.append(asyncio.create_task(sender.run(), name="background:heartbeat"))
+
+    async def drain(self) -> None:
+        """Refuse new calls and wait for those in flight, at most the deployment's `drain_s`."""
+        await self._instance.drain(self._drain_s)
+
+    async def aclose(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._run_log.stations(self._stations())
+        self._run_log.close()
+        await self._instance.aclose()
+        if self._control is not None:
+            await self._control.aclose()
+
+    def _stations(self) -> list[StationSample]:
+        return [self._instance.sample(), self._cpu_sample()]
+
+    def _measure(self) -> InstanceMetrics:
+        used = self._usage()
+        return self._instance.metrics(cpu_usage=used.cpu, memory_usage=used.memory)
+
+    async def _post(self, report: InstanceMetrics) -> None:
+        assert self._control is not None
+        await self._control.post(
+            HEARTBEAT_PATH, self._control_headers, msgspec.json.encode(report), _Acknowledgement()
+        )
+
+
+class _Acknowledgement:
+    """Receives the gateway's answer to a heartbeat, of which only the status counts."""
+
+    def head(self, status: int, headers: Mapping[str, str]) -> None:  # noqa: ARG002 - a Receiver's signature
+        if status >= 400:
+            raise UpstreamFailed(f"the gateway refused a heartbeat: HTTP {status}")
+
+    async def data(self, data: bytes) -> None:
+        """There is none to speak of."""
