@@ -157,12 +157,12 @@ def _stability(
     resamples: int = 400,
 ) -> float:
     block = np.arange(len(values)) * _BLOCKS // len(values)
-    one_hot = np.eye(_BLOCKS)[block]
     weights = block_weights(_BLOCKS, resamples, generator)
 
     def means(chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-        sums = one_hot[chosen].T @ values[chosen]
-        counts = one_hot[chosen].sum(axis=0)
+        sums = np.zeros((_BLOCKS, values.shape[1]))
+        np.add.at(sums, block[chosen], values[chosen])
+        counts = np.bincount(block[chosen], minlength=_BLOCKS)
         per_request: npt.NDArray[np.float64] = (weights @ sums) / np.maximum(weights @ counts, 1.0)[
             :, None
         ]

@@ -18,6 +18,7 @@ from reports.document import ReportPaths, build_report
 from reports.errors import ReportError
 from reports.run import load_run
 from reports.summary import SUMMARY_KEYS, summarise
+from reports.twin import twin_table
 from tests.reports.conftest import QUEUEING, ROOMY
 from tests.reports.synthetic import Truth, records, write_run
 
@@ -168,6 +169,15 @@ def test_a_poor_run_gets_a_report_that_says_so(case: str, tmp_path: Path) -> Non
     text = paths.markdown.read_text()
     assert re.search(r"\bnan\b", text) is None
     json.dumps(summarise(folder), allow_nan=False)
+
+
+@pytest.mark.parametrize("case", ["no request at all", "one request"])
+def test_even_two_poor_runs_can_be_compared(case: str, tmp_path: Path) -> None:
+    truth, change = POOR[case]
+    rows = records(truth)
+    folder = write_run(tmp_path / "run", truth, change(rows) if change else rows)
+    table = twin_table(folder, folder)
+    assert (table["difference"].fillna(0) == 0).all()
     build_report([folder, folder], tmp_path / "twins")
 
 
