@@ -18,6 +18,7 @@ from reference_impl.telemetry import RequestRecord, StationSample, SystemEvent
 from simulation.kernel import run
 from simulation.models.clients import Clients
 from simulation.models.cpu import Host, VirtualCpu
+from simulation.models.fault_player import FaultPlayer
 from simulation.models.instance import VirtualInstance, VirtualProvider
 from simulation.models.llm_endpoint import LLMEndpoint
 from simulation.models.network import Link, RemotePort
@@ -95,12 +96,15 @@ class _World:
         self._host = Host(scenario.deployment.cores)
         self._gateway_cpu = VirtualCpu("gateway", scenario.cpu.gateway, self._host)
         self._endpoint_link = Link("instance-endpoint", network.instance_endpoint_s, seed)
-        endpoint = LLMEndpoint(scenario.endpoint, seed, detail=scenario.stream_detail)
+        instance_link = Link("gateway-instance", network.gateway_instance_s, seed)
+        client_link = Link("client-gateway", network.client_gateway_s, seed)
+        profile = scenario.endpoint_under_faults()
+        endpoint = LLMEndpoint(profile, seed, detail=scenario.stream_detail)
         self._endpoint = _EndpointStation(endpoint)
         self._provider = VirtualProvider(
             scenario.deployment.instances,
             self._make_instance,
-            Link("gateway-instance", network.gateway_instance_s, seed),
+            instance_link,
             hashed_uniform(seed),
             self._sample_instance,
         )
@@ -116,9 +120,18 @@ class _World:
         client_cpu = None
         if scenario.cpu.client != ProcessCpu():
             client_cpu = VirtualCpu("client", scenario.cpu.client, self._host)
-        entrance: MessagesPort = RemotePort(
-            self._system.gateway, Link("client-gateway", network.client_gateway_s, seed)
+        FaultPlayer(
+            scenario.fault_windows(),
+            {
+                "client_gateway": client_link,
+                "gateway_instance": instance_link,
+                "instance_endpoint": self._endpoint_link,
+            },
+            seed,
+            self._event,
+            origin_s=self._origin_s,
         )
+        entrance: MessagesPort = RemotePort(self._system.gateway, client_link)
         if scenario.stations:
             entrance = self._stations = StationChain(scenario.stations, seed, entrance)
         clients = Clients(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterable
+from typing import Annotated, Final, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from reference_impl.deployment import Spec
 from simulation.scenario.distributions import Distribution
+from simulation.scenario.endpoint import FaultKind, FaultSpec
 from simulation.scenario.random_streams import generator
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "FaultWindow",
     "InstanceFault",
     "LinkFault",
+    "endpoint_faults",
     "fault_windows",
 ]
 
@@ -112,3 +115,31 @@ def fault_windows(
             if t < horizon_s
         )
     return tuple(sorted(windows, key=lambda w: (w.from_s, w.index)))
+
+
+_AT_THE_ENDPOINT: Final[dict[str, FaultKind]] = {
+    "endpoint_429": "429",
+    "endpoint_529": "529",
+    "endpoint_500": "500",
+    "endpoint_stream_break": "drop_stream",
+    "endpoint_slow": "slow",
+}
+
+
+def endpoint_faults(windows: Iterable[FaultWindow], speedup: float) -> tuple[FaultSpec, ...]:
+    """The occurrences that befall the endpoint, as a profile of that speedup says them.
+
+    So the mock server and the endpoint in virtual time play the same faults. Both count from their first request.
+    """
+    return tuple(
+        FaultSpec(
+            kind=_AT_THE_ENDPOINT[window.fault.kind],
+            probability=window.fault.probability,
+            from_s=window.from_s * speedup,
+            until_s=window.until_s * speedup,
+            retry_after_s=window.fault.retry_after_s,
+            factor=window.fault.factor,
+        )
+        for window in windows
+        if isinstance(window.fault, EndpointFault)
+    )

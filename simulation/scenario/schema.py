@@ -13,7 +13,7 @@ from reference_impl.compute import Step
 from reference_impl.deployment import DeploymentSpec, Spec
 from simulation.scenario.distributions import Constant, Distribution
 from simulation.scenario.endpoint import EndpointProfile, load_profile
-from simulation.scenario.faults import Fault
+from simulation.scenario.faults import Fault, FaultWindow, endpoint_faults, fault_windows
 from simulation.scenario.workload_spec import WorkloadSpec
 
 __all__ = [
@@ -196,6 +196,17 @@ class Scenario(Spec):
             if len(set(names)) != len(names):
                 raise ValueError(f"{field}: a name occurs twice in {names}")
         return self
+
+    def fault_windows(self) -> tuple[FaultWindow, ...]:
+        """Every occurrence of a fault before the horizon, in order of time; fixed by the seed."""
+        return fault_windows(self.faults, self.seed, self.horizon_s)
+
+    def endpoint_under_faults(self) -> EndpointProfile:
+        """The profile with this scenario's faults at the endpoint: what both worlds' endpoints are to play."""
+        planned = endpoint_faults(self.fault_windows(), self.endpoint.speedup)
+        if not planned:
+            return self.endpoint
+        return self.endpoint.model_copy(update={"faults": (*self.endpoint.faults, *planned)})
 
 
 def scenario_sha256(scenario: Scenario) -> str:
