@@ -8,7 +8,7 @@ import msgspec
 
 from reference_impl.messages import Call
 from simulation.models.endpoint.answer import Answer
-from simulation.models.endpoint.batching import Sequence
+from simulation.models.endpoint.batching import BatchingEngine, Sequence
 from simulation.models.endpoint.faults import Fault
 from simulation.models.endpoint.limits import AccountLimits, Flow
 from simulation.models.endpoint.timing import Timing
@@ -34,6 +34,7 @@ class Attempt(msgspec.Struct, kw_only=True):
     output_tokens: int
     stop_reason: str
     timing: Timing | None
+    engine: BatchingEngine | None
     chunk_tokens: int
     message_id: str = ""
     answer: Answer | None = None
@@ -44,6 +45,14 @@ class Attempt(msgspec.Struct, kw_only=True):
     batch: bool = False
     first_token_s: float = math.nan  # seconds from the arrival, as delivered
     tokens_out: int = 0
+
+    def planned_tokens(self, now: float) -> int:
+        """Tokens that are out by `now`, as planned (evenly between first and last)."""
+        if not now >= self.first_s:  # also where nothing is planned
+            return 0
+        duration_s = self.last_s - self.first_s
+        share = 1.0 if duration_s <= 0 else min(1.0, (now - self.first_s) / duration_s)
+        return min(self.output_tokens, 1 + int((self.output_tokens - 1) * share))
 
 
 class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):

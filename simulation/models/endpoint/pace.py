@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 from simulation.models.endpoint.attempt import Attempt
-from simulation.models.endpoint.batching import BatchingEngine
 from simulation.models.endpoint.timing import GAP_LUCK
 from simulation.models.endpoint.waiting import sleep_until
 
@@ -20,15 +19,12 @@ def chunk_marks(output_tokens: int, chunk_tokens: int) -> list[int]:
 class Pace:
     """Waits for tokens of one attempt."""
 
-    def __init__(
-        self, attempt: Attempt, engine: BatchingEngine | None, loop: asyncio.AbstractEventLoop
-    ) -> None:
+    def __init__(self, attempt: Attempt, loop: asyncio.AbstractEventLoop) -> None:
         self._attempt = attempt
-        self._engine = engine
         self._loop = loop
         self._shares: list[float] | None = None
         fault = attempt.fault
-        self._engine_factor = fault.factor if fault is not None and fault.kind == "slow" else 1.0
+        self._slowness = fault.factor if fault is not None and fault.kind == "slow" else 1.0
 
     def instant_s(self, tokens: int) -> float:
         """The planned instant of a token (not for engines)."""
@@ -50,8 +46,8 @@ class Pace:
         if attempt.sequence is None:
             await sleep_until(self._loop, self.instant_s(tokens))
             return
-        assert self._engine is not None
-        await self._engine.reach(attempt.sequence, tokens)
-        if self._engine_factor > 1.0:
+        assert attempt.engine is not None
+        await attempt.engine.reach(attempt.sequence, tokens)
+        if self._slowness > 1.0:
             elapsed_s = self._loop.time() - attempt.arrived_s
-            await sleep_until(self._loop, attempt.arrived_s + elapsed_s * self._engine_factor)
+            await sleep_until(self._loop, attempt.arrived_s + elapsed_s * self._slowness)
