@@ -20,10 +20,9 @@ import asyncio
 import math
 import sys
 import threading
-import weakref
 from asyncio import events
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from functools import partial
 from heapq import heapify, heappush
@@ -34,20 +33,19 @@ from simpy.events import NORMAL, Event, Process
 
 from simulation.kernel.bounds import Bounds
 from simulation.kernel.calls_from_c import fast_call_soon
+from simulation.kernel.endings import Endings
 from simulation.kernel.environment import LoopEnvironment
 from simulation.kernel.errors import (
-    Deadlock,
     KernelError,
-    LimitExceeded,
     NotInVirtualTime,
     Stopped,
     UnhandledErrors,
 )
+from simulation.kernel.generators import AsyncGenerators
 from simulation.kernel.refusals import NoOutsideWorld
 from simulation.kernel.tasks import BACKGROUND_PREFIX, UNNAMED, SimulationTask, in_background
 from simulation.kernel.timers import Milestone, ReadyHandle, Timer, set_result_unless_cancelled
 from simulation.kernel.turns import take_turns
-from simulation.kernel.waiting import BackgroundWatch, describe_waiting, pending_tasks
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -96,10 +94,7 @@ class SimulationLoop(NoOutsideWorld):
         self._eager = eager
         self._task_factory: Any = None
         self._exception_handler: Callable[..., object] | None = None
-        self._generators: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
-        self.closers: list[asyncio.Task[None]] = []
-        self._watch: BackgroundWatch | None = None
-        self._patience_s = background_patience_s
+        self.generators = AsyncGenerators(self)
         self.max_callbacks_per_instant = max_callbacks_per_instant
         self.bounds = Bounds() if bounds is None else bounds
         self._thread: int | None = None
@@ -112,10 +107,7 @@ class SimulationLoop(NoOutsideWorld):
         # Faster twins of the methods, which stand for them in every instance.
         self._shadow("create_future", partial(asyncio.Future, loop=self))
         self._shadow("call_soon", fast_call_soon(self._ready.append, self.call_soon))
-        # The queue is never empty, so that no turn has to ask.
-        self._queue.append((math.inf, -1, -1, Milestone(self._nothing_left)))
-        if self.bounds.until < math.inf:
-            self._note(math.nextafter(self.bounds.until, math.inf), self._until_reached)
+        self._endings = Endings(self, background_patience_s)
 
     def _shadow(self, method: str, function: Callable[..., Any]) -> None:
         # Not through vars(self), which would slow down every access to the loop's attributes.
@@ -269,9 +261,7 @@ class SimulationLoop(NoOutsideWorld):
 
     def _note_background(self, context: Context) -> None:
         context.run(in_background.set, True)
-        if self._watch is None:
-            self._watch = BackgroundWatch()
-            self._look_later()
+        self._endings.watch_background()
 
     # ---------------------------------------------------------------- running
 
@@ -288,7 +278,7 @@ class SimulationLoop(NoOutsideWorld):
         # A loop of real time may be running (a notebook's): it stands still meanwhile.
         events._set_running_loop(self)
         sys.set_asyncgen_hooks(
-            firstiter=self._generator_started, finalizer=self._generator_abandoned
+            firstiter=self.generators.started, finalizer=self.generators.abandoned
         )
         error: BaseException | None = None
         try:
@@ -333,7 +323,7 @@ class SimulationLoop(NoOutsideWorld):
         """Leave run_forever at the end of this turn."""
         if not self._stopping:
             self._stopping = True
-            self._note(-math.inf, self._stop_reached)
+            self.note(-math.inf, self._stop_reached)
 
     def _stop_reached(self) -> None:
         if self._stopping:  # else a leftover of a run that an error ended
@@ -346,43 +336,9 @@ class SimulationLoop(NoOutsideWorld):
         self._cleaning_up = True
         self.bounds.replace_for_clean_up(self.max_callbacks_per_instant)
 
-    def _note(self, when: float, reached: Callable[[], object]) -> None:
+    def note(self, when: float, reached: Callable[[], object]) -> None:
         # Priority -1: before anything else of its instant, so that nothing is ready meanwhile.
         heappush(self._queue, (when, -1, self._next_id(), Milestone(reached)))
-
-    def _until_reached(self) -> None:
-        if self.bounds.until < math.inf:
-            self.env._now = self.bounds.until
-            raise Stopped(
-                LimitExceeded(f"not done at until={self.bounds.until:g} s" + self._waiting_text())
-            )
-
-    def _nothing_left(self) -> NoReturn:
-        heappush(self._queue, (math.inf, -1, -1, Milestone(self._nothing_left)))
-        raise Stopped(
-            Deadlock(f"nothing is left to happen at {self.time():g} s" + self._waiting_text())
-        )
-
-    def _look_later(self) -> None:
-        self._note(self.time() + self._patience_s, self._look_for_deadlock)
-
-    def _look_for_deadlock(self) -> None:
-        assert self._watch is not None
-        if self._watch.is_stuck(self._queue, asyncio.all_tasks(self)):
-            raise Stopped(
-                Deadlock(
-                    f"for {self._patience_s:g} s, until {self.time():g} s, only background tasks "
-                    "have run" + self._waiting_text()
-                )
-            )
-        if len(self._queue) > 1:
-            self._look_later()
-        else:  # nothing but the end of the queue, which is a deadlock of its own
-            self._watch = None
-
-    def _waiting_text(self) -> str:
-        tasks = pending_tasks(self)
-        return f"; {len(tasks)} tasks wait:\n{describe_waiting(tasks)}" if tasks else ""
 
     # ---------------------------------------------------------------- errors
 
@@ -407,33 +363,9 @@ class SimulationLoop(NoOutsideWorld):
         """What set_exception_handler was given."""
         return self._exception_handler
 
-    # ---------------------------------------------------------------- async generators
-
-    def _generator_started(self, generator: AsyncGenerator[Any, Any]) -> None:
-        self._generators[self._next_serial()] = generator
-
-    def _generator_abandoned(self, generator: AsyncGenerator[Any, Any]) -> None:
-        self.call_exception_handler(
-            {
-                "message": f"async generator {generator!r} was left to the garbage "
-                "collector before its end: close it with contextlib.aclosing",
-                "asyncgen": generator,
-            }
-        )
-        if not self._closed:
-            self.closers.append(self.create_task(generator.aclose()))
-
     async def shutdown_asyncgens(self) -> None:
         """Close the async generators that are still open, oldest first."""
-        generators = list(self._generators.values())
-        self._generators.clear()
-        closing = [generator.aclose() for generator in generators]
-        results = await asyncio.gather(*self.closers, *closing, return_exceptions=True)
-        for result in results:
-            if isinstance(result, Exception):
-                self.call_exception_handler(
-                    {"message": "an async generator failed to close", "exception": result}
-                )
+        await self.generators.close_all()
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:
         """Nothing: there is no executor."""

@@ -101,7 +101,7 @@ def _close_after(error: BaseException, loop: SimulationLoop) -> None:
 def _clean_up(loop: SimulationLoop) -> None:
     loop.start_cleaning_up()
     try:
-        tasks = [task for task in pending_tasks(loop) if task not in loop.closers]
+        tasks = [task for task in pending_tasks(loop) if task not in loop.generators.closing]
         for task in tasks:
             task.cancel()
         if tasks:

@@ -97,6 +97,20 @@ async def a_callback_that_was_cancelled_while_ready_does_not_run(say: Say, unit_
     say(handle.cancelled())
 
 
+async def an_exception_does_not_cut_a_turn_short(say: Say, unit_s: float) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: say(repr(context["exception"])))
+
+    def rest() -> None:
+        say("rest of the turn")
+        loop.call_soon(say, "next turn")
+
+    loop.call_soon(loop.call_later, 0, say, "timer")
+    loop.call_soon(lambda: 1 / 0)
+    loop.call_soon(rest)
+    await asyncio.sleep(unit_s)
+
+
 async def sleeps_of_zero_take_turns(say: Say, unit_s: float) -> None:
     async def walk(name: str) -> None:
         for step in range(3):
@@ -319,6 +333,17 @@ async def contexts_are_copied_when_tasks_and_timers_are_made(say: Say, unit_s: f
     variable.set("two")
     await asyncio.gather(task, elsewhere)
     say(f"parent {variable.get()}, other {other[variable]}")
+
+
+async def timers_of_one_instant_keep_their_contexts(say: Say, unit_s: float) -> None:
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
+    loop = asyncio.get_running_loop()
+    when = loop.time() + unit_s
+    for name in ("first", "second"):  # of three, asyncio's heap would not keep the order
+        variable.set(name)
+        loop.call_at(when, lambda name=name: say(f"{name} {variable.get()}"))  # type: ignore[misc]
+    variable.set("main's")
+    await asyncio.sleep(2 * unit_s)
 
 
 # -------------------------------------------------------------------- locks and queues

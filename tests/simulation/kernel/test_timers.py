@@ -106,3 +106,19 @@ def test_dropping_dead_timers_keeps_the_order_of_the_living() -> None:
         return order
 
     assert run(main()) == sorted(range(0, 1000, 10), key=lambda number: (number % 7, number))
+
+
+def test_dead_timers_are_counted_off_as_their_time_passes() -> None:
+    async def main() -> list[int]:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, SimulationLoop)
+        dead: list[int] = []
+        for timer in [loop.call_later(delay, print) for delay in range(1, 41)]:
+            timer.cancel()
+            timer.cancel()
+        for _ in range(5):
+            dead.append(loop._dead)
+            await asyncio.sleep(10.5)
+        return dead
+
+    assert run(main()) == [40, 30, 19, 9, 0]
