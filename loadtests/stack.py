@@ -100,7 +100,7 @@ class Stack:
     def _start_mock(self) -> str:
         profile = self._logs / "endpoint.json"
         self._logs.mkdir(parents=True, exist_ok=True)
-        profile.write_text(self._scenario.endpoint.model_dump_json())
+        profile.write_text(self._scenario.endpoint_under_faults().model_dump_json())
         return self._start(
             "mock",
             python_module(
