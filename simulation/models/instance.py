@@ -14,7 +14,25 @@ from reference_impl.overload.jitter import Uniform
 from simulation.models.cpu import VirtualCpu
 from simulation.models.network import Link, RemotePort
 
-__all__ = ["VirtualInstance", "VirtualProvider"]
+__all__ = ["CpuUsage", "VirtualInstance", "VirtualProvider"]
+
+
+class CpuUsage:
+    """The busy fraction of a CPU between two looks at it; what psutil says of a live process."""
+
+    def __init__(self, cpu: VirtualCpu) -> None:
+        self._cpu = cpu
+        self._loop = asyncio.get_running_loop()
+        self.looked_s = self._loop.time()
+        self._busy_s = cpu.busy_s(self.looked_s)
+
+    def since_last(self) -> float:
+        """Fraction of 1 since the last call; 0 at the same instant."""
+        now_s = self._loop.time()
+        busy_s = self._cpu.busy_s(now_s)
+        elapsed_s, used_s = now_s - self.looked_s, busy_s - self._busy_s
+        self.looked_s, self._busy_s = now_s, busy_s
+        return min(1.0, used_s / elapsed_s) if elapsed_s > 0 else 0.0
 
 
 @dataclass(slots=True)
@@ -23,9 +41,8 @@ class VirtualInstance:
 
     instance: Instance
     cpu: VirtualCpu
+    usage: CpuUsage
     report: InstanceMetrics
-    reported_s: float
-    busy_s: float = 0.0
 
 
 class VirtualProvider:
@@ -61,8 +78,9 @@ class VirtualProvider:
     async def start(self, instance_id: str) -> RunningInstance:
         await asyncio.sleep(boot_time_s(self._spec, instance_id, self._uniform))
         instance, cpu = self._make(instance_id)
-        now_s = self._loop.time()
-        self._running[instance_id] = VirtualInstance(instance, cpu, instance.metrics(), now_s)
+        self._running[instance_id] = VirtualInstance(
+            instance, cpu, CpuUsage(cpu), instance.metrics()
+        )
         return RunningInstance(
             instance_id, RemotePort(instance, self._link), self._spec.concurrency
         )
@@ -79,12 +97,8 @@ class VirtualProvider:
     def metrics(self) -> list[InstanceMetrics]:
         now_s = self._loop.time()
         for running in self._running.values():
-            elapsed_s = now_s - running.reported_s
-            if elapsed_s >= self._spec.heartbeat_s:
-                busy_s = running.cpu.busy_s(now_s)
-                usage = min(1.0, (busy_s - running.busy_s) / elapsed_s)
-                running.report = running.instance.metrics(cpu_usage=usage)
-                running.reported_s, running.busy_s = now_s, busy_s
+            if now_s - running.usage.looked_s >= self._spec.heartbeat_s:
+                running.report = running.instance.metrics(cpu_usage=running.usage.since_last())
         return [running.report for running in self._running.values()]
 
     def running(self) -> Iterator[VirtualInstance]:

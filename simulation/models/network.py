@@ -7,7 +7,7 @@ from typing import Final
 
 from reference_impl.errors import ServiceError
 from reference_impl.llm.port import MessagesPort
-from reference_impl.messages import Call, Chunk, Completion, Emit
+from reference_impl.messages import Call, Chunk, Completion, Emit, RequestTag
 from simulation.scenario.distributions import AnyDistribution, Constant
 from simulation.scenario.random_streams import uniforms
 
@@ -29,8 +29,8 @@ class Link:
         self._seed = seed
         self.extra_s = 0.0
 
-    def latency_s(self, call: Call, leg: int) -> float:
-        """One-way latency of a leg of `call`: the same for the same seed, request and attempt, whatever else happens."""
+    def latency_s(self, call: Call | RequestTag, leg: int) -> float:
+        """One-way latency of a leg of a call: the same for the same seed, request and attempt, whatever else happens."""
         if self._constant_s is not None:
             return self._constant_s + self.extra_s
         u = uniforms(self._seed, self._purpose, call.request_id, call.attempt)[leg]
