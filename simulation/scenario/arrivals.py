@@ -98,10 +98,10 @@ def _batches(spec: BatchArrivals, seed: int, horizon_s: float) -> Floats:
     return np.repeat(starts, np.maximum(np.rint(sizes), 1).astype(np.int64))
 
 
-def _cumulative_rate(
+def _reached_at(
     segments: list[RateSegment], starts: Floats, masses: Floats, mass: Floats
 ) -> Floats:
-    """Invert the cumulative rate: the time at which it reaches each element of `mass`."""
+    """The time at which the cumulative rate reaches each element of `mass` (`masses` at the segments' `starts`)."""
     index = np.clip(np.searchsorted(masses, mass, side="left") - 1, 0, len(segments) - 1)
     first = np.array([s.rate_per_s for s in segments])[index]
     last = np.array(
@@ -129,7 +129,7 @@ def _piecewise(spec: PiecewiseArrivals, seed: int, horizon_s: float) -> Floats:
     if total == 0:
         return np.empty(0)
     units = np.arange(1.0, math.floor(total) + 1) if spec.regular else _unit_poisson(seed, total)
-    return _cumulative_rate(segments, starts, masses, units)
+    return _reached_at(segments, starts, masses, units)
 
 
 def _segments_until(spec: PiecewiseArrivals, horizon_s: float) -> list[RateSegment]:
@@ -181,6 +181,7 @@ def _mmpp(spec: MmppArrivals, seed: int, horizon_s: float) -> Floats:
                 "workload.arrivals.states: too many changes of state; raise mean_s or lower the horizon"
             )
         here = spec.states[state]
+        # A segment must last; a uniform of exactly 0 would give one that does not.
         stay_s = max(-here.mean_s * math.log1p(-draws.random()), 1e-9)
         segments.append(RateSegment(duration_s=stay_s, rate_per_s=here.rate_per_s))
         t_s += stay_s

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Annotated, Final, Literal
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from reference_impl.deployment import Spec
@@ -107,11 +107,11 @@ def fault_windows(
             draws = generator(seed, f"fault/{index}/{fault.kind}")
             starts = []
             t_s = 0.0
-            while (t_s := t_s + draws.exponential() / rate_per_s) < horizon_s:
+            while (t_s := t_s - math.log1p(-draws.random()) / rate_per_s) < horizon_s:
                 starts.append(t_s)
         windows.extend(
             FaultWindow(from_s=t, until_s=t + fault.duration_s, index=index, fault=fault)
-            for t in np.array(starts).tolist()
+            for t in starts
             if t < horizon_s
         )
     return tuple(sorted(windows, key=lambda w: (w.from_s, w.index)))

@@ -121,7 +121,7 @@ def override(scenario: Scenario, overrides: Mapping[str, object]) -> Scenario:
     if not overrides:
         return scenario
     origin = f"{scenario.name} with overrides"
-    document = scenario.model_dump()
+    document = scenario.model_dump(mode="json")
     for path, value in overrides.items():
         try:
             _replace_field(document, path, value)
@@ -208,16 +208,13 @@ def _replace_field(document: dict[str, Any], path: str, value: object) -> None:
     *parents, last = path.split(".")
     for part in parents:
         here = here[_key(here, part, path, document)]
-    key = _key(here, last, path, document)
-    if isinstance(here, tuple):
-        raise ScenarioError(f"{path}: a place in this list cannot be replaced; replace the list")
-    here[key] = value
+    here[_key(here, last, path, document)] = value
 
 
 def _key(here: Any, part: str, path: str, document: dict[str, Any]) -> Any:
     if isinstance(here, dict) and part in here:
         return part
-    if isinstance(here, (list, tuple)) and part.isdecimal() and int(part) < len(here):
+    if isinstance(here, list) and part.isdecimal() and int(part) < len(here):
         return int(part)
     raise ScenarioError(unknown("field", path, _paths(document)))
 
@@ -226,7 +223,7 @@ def _paths(node: Any, prefix: str = "") -> list[str]:
     items: Iterable[tuple[Any, Any]]
     if isinstance(node, dict):
         items = node.items()
-    elif isinstance(node, (list, tuple)):
+    elif isinstance(node, list):
         items = enumerate(node)
     else:
         return []

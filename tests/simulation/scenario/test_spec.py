@@ -109,6 +109,7 @@ def test_overrides_reach_every_field_by_its_path_even_unwritten_defaults() -> No
             "deployment.cache.enabled": False,
             "workload.models.0.name": "claude-opus-5-5",
             "slos.0.limit_s": 9,
+            "slos.2": {"name": "errors", "metric": "error_rate", "limit": 0.5},
             "endpoint": "fast",
             "workload.patience_s": {"kind": "exponential", "mean": 4},
             "network.client_gateway_s": 0.02,
@@ -118,6 +119,7 @@ def test_overrides_reach_every_field_by_its_path_even_unwritten_defaults() -> No
     assert scenario.deployment.cache.enabled is False
     assert scenario.workload.models[0].name == "claude-opus-5-5"
     assert scenario.slos[0].limit_s == 9
+    assert scenario.slos[2].limit == 0.5
     assert scenario.endpoint.name == "fast"
     assert scenario.workload.patience_s is not None
     assert scenario.network.client_gateway_s.mean() == 0.02
