@@ -304,9 +304,9 @@ class SimulationLoop(NoOutsideWorld):
         future.add_done_callback(self._stop_at)
         try:
             self.run_forever()
-        except BaseException:
-            if is_new and future.done() and not future.cancelled():
-                future.exception()  # retrieved: the error at hand is the one to raise
+        except BaseException as error:
+            if is_new and future.done() and not future.cancelled() and future.exception():
+                error.add_note(f"and the main coroutine had just raised {future.exception()!r}")
             raise
         finally:
             future.remove_done_callback(self._stop_at)

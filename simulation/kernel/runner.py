@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from simulation.kernel.bounds import Bounds
-from simulation.kernel.errors import KernelError, UnhandledErrors, describe_context
+from simulation.kernel.errors import UnhandledErrors, describe_context
 from simulation.kernel.loop import SimulationLoop
 from simulation.kernel.waiting import pending_tasks
 
@@ -37,7 +37,7 @@ def run(
         until: the instant in virtual seconds past which the clock must not move; what is due at
             that instant still happens. A bound, not a horizon: a run that is not done is an error.
         max_callbacks_per_instant: callbacks and SimPy events at one instant before `Spinning`.
-        max_events: callbacks and SimPy events in all.
+        max_events: callbacks and SimPy events in all; looked at when the clock moves.
         wall_clock_limit_s: real seconds, by `clock`, which the caller hands in.
         clock: for example time.monotonic.
         eager: start tasks eagerly (Python 3.12 and later).
@@ -92,7 +92,7 @@ def _close_after(error: BaseException, loop: SimulationLoop) -> None:
     known = len(loop.failures)
     try:
         _clean_up(loop)
-    except KernelError as second:
+    except Exception as second:  # noqa: BLE001 - the first error is the one to raise
         error.add_note(f"and then, while the run was cleaned up: {second}")
     for context in loop.failures[known:]:
         error.add_note(f"and besides: {describe_context(context)}")

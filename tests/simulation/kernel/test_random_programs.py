@@ -6,6 +6,7 @@ would differ.
 """
 
 import asyncio
+import inspect
 from collections.abc import Callable
 from contextlib import suppress
 from random import Random
@@ -144,7 +145,7 @@ class Program:
 STEPS_BY_NAME = {
     name: step
     for name, step in vars(Program).items()
-    if asyncio.iscoroutinefunction(step) and name not in ("main", "work")
+    if inspect.iscoroutinefunction(step) and name not in ("main", "work")
 }
 
 

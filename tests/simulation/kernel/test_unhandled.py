@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 import pytest
 
-from simulation.kernel import UnhandledErrors, run
+from simulation.kernel import SimulationLoop, UnhandledErrors, run
 
 
 async def fail(text: str = "lost") -> None:
@@ -149,3 +149,35 @@ def test_async_generators_that_are_still_held_are_closed_oldest_first() -> None:
 
     run(main())
     assert closed == list(range(50))
+
+
+def test_an_error_of_the_cleaning_up_does_not_hide_the_error_of_main() -> None:
+    async def cleans_up_slowly() -> None:
+        try:
+            await asyncio.sleep(100)
+        finally:
+            await asyncio.sleep(10)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, SimulationLoop)
+        task = asyncio.create_task(cleans_up_slowly())
+        await asyncio.sleep(1)
+        loop.call_later(5, loop.env.event().fail, OSError("in SimPy"))
+        raise LookupError(f"main's, while {task.get_name()} waits")
+
+    with pytest.raises(LookupError, match="main's") as raised:
+        run(main())
+    assert raised.value.__notes__ == ["and then, while the run was cleaned up: in SimPy"]
+
+
+def test_two_errors_of_one_instant_are_both_told() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, SimulationLoop)
+        loop.env.event().fail(OSError("in SimPy"))
+        raise LookupError("main's")
+
+    with pytest.raises(OSError, match="in SimPy") as raised:
+        run(main())
+    assert any('LookupError("main\'s")' in note for note in raised.value.__notes__)
