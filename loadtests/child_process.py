@@ -132,7 +132,9 @@ class ChildProcess:
             file.seek(max(0, size - 4096))
             lines = file.read().decode(errors="replace").split("\n")
         words = next((line.strip() for line in reversed(lines) if line.strip()), "")
-        return f": {words[:300]}" if words else f"; it said nothing, see {self._err.name}"
+        return (
+            f": {words[:300]}" if words else f"; it said nothing on standard error, see {self._out}"
+        )
 
     def terminate(self) -> None:
         """Ask it to end; does not wait."""

@@ -17,9 +17,9 @@ import numpy as np
 
 from loadtests.client_rows import ATTEMPT_STRIDE, ClientRow, read_client_rows
 from loadtests.stack import MOCK_LOG
-from reference_impl.live.run_log import EVENTS_PATTERN, STATIONS_PATTERN, TRACES_PATTERN
 from reference_impl.telemetry import RequestRecord, RequestTrace, StationSample, SystemEvent
 from reference_impl.telemetry.run_folder import RunWriter
+from reference_impl.telemetry.run_log import EVENTS_PATTERN, STATIONS_PATTERN, TRACES_PATTERN
 from reference_impl.telemetry.trace_log import read_traces
 from simulation.scenario.workload import CompiledWorkload
 
@@ -36,7 +36,7 @@ class Collected(msgspec.Struct, frozen=True):
         missing: arrivals that were due and of which no injector wrote anything (a lost worker, a kill).
         overflow: requests that had to wait in line for a place in flight.
         lag_p99_s: dispatch lag (sent - intended), 99th percentile; NaN without requests.
-        untraced: requests that were sent and answered `ok`, and of which the gateway wrote nothing.
+        untraced: requests that were answered `ok` and of which the gateway, if it is ours, wrote nothing.
         mock_late_p99_s: how much longer than drawn the mock's answers took, 99th percentile; NaN if it did not say.
     """
 
@@ -76,7 +76,7 @@ def collect(
     with RunWriter(out) as writer:
         for row in rows:
             trace = traces.get(row.request_id)
-            untraced += trace is None and row.outcome == "ok"
+            untraced += bool(traces) and trace is None and row.outcome == "ok"
             writer.request(_record(row, workload, trace, endpoint_s))
             outcomes[row.outcome] = outcomes.get(row.outcome, 0) + 1
         for sample in sorted(_lines(raw, STATIONS_PATTERN, StationSample), key=_when):

@@ -58,5 +58,6 @@ def validity(
         "mock_late_p99_s": None if math.isnan(late_s) else late_s,
         "overflow": collected.overflow,
         "missing_arrivals": collected.missing,
+        "untraced": collected.untraced,
     }
     return checks, tuple(notes)

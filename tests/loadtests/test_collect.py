@@ -170,8 +170,14 @@ def test_a_request_without_first_token_has_none(raw: Path) -> None:
 
 
 def test_answers_that_no_gateway_traced_are_counted(raw: Path) -> None:
-    write_rows(raw, client_row(0), client_row(1, outcome="connection_error"))
+    write_rows(raw, client_row(0), client_row(1), client_row(2, outcome="connection_error"))
+    write_trace(raw, "gateway", 0, 0, cache="l1")
     assert join(raw.parent)[0].untraced == 1
+
+
+def test_a_target_that_traces_nothing_leaves_nothing_untraced(raw: Path) -> None:
+    write_rows(raw, client_row(0))
+    assert join(raw.parent)[0].untraced == 0
 
 
 def test_samples_and_events_count_from_the_start_of_the_run(raw: Path) -> None:

@@ -169,6 +169,17 @@ def test_the_page_shows_times_to_first_token_without_counting_them_as_requests(
     assert Manifest.read(tmp_path / "run").complete is True
 
 
+def test_leaving_the_page_of_a_run_that_is_over_is_no_interruption(tmp_path: Path) -> None:
+    def leave(progress: SwarmProgress) -> None:
+        if progress.phase == "finished":
+            raise KeyboardInterrupt
+
+    options = SwarmOptions(start_delay_s=0.3, web=True)
+    against_tiny(tmp_path, 20, 0.5, options=options, on_progress=leave)
+    assert Manifest.read(tmp_path / "run").complete is True
+    assert descendants("locust") == []
+
+
 def test_a_run_that_was_stopped_on_the_page_is_incomplete(tmp_path: Path) -> None:
     def stop(progress: SwarmProgress) -> None:
         if progress.phase == "running" and progress.requests:
