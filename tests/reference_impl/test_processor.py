@@ -685,6 +685,13 @@ def test_an_empty_batch_is_an_empty_list() -> None:
     assert run(subject.process_batch([])) == []
 
 
+def test_a_single_text_is_not_taken_for_a_batch_of_letters() -> None:
+    subject, port = processor(echoing(1.0))
+    with pytest.raises(TypeError, match="process_single"):
+        run(subject.process_batch("hello"))
+    assert port.attempts == []
+
+
 def test_a_cancelled_batch_leaves_nothing_in_flight() -> None:
     subject, port = processor(echoing(10.0))
 
