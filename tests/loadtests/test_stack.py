@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import urllib.error
 import urllib.request
@@ -77,7 +78,7 @@ def test_a_process_that_dies_is_noticed_and_named(tmp_path: Path) -> None:
             if "loadtests.mock_llm" in process.cmdline()
         ]
         mock.kill()
-        psutil.wait_procs([mock], timeout=5)
+        os.waitid(os.P_PID, mock.pid, os.WEXITED | os.WNOWAIT)  # dead, and not yet reaped
         with pytest.raises(StackError, match=r"^mock died \(signal SIGKILL\)"):
             stack.check()
     assert set(children()) - before == set()
