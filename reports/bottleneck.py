@@ -9,7 +9,6 @@ and become the effects of the actions.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -17,13 +16,14 @@ import numpy as np
 import pandas as pd
 
 from reports.objectives import Attainment, attainments
+from reports.resources import FAILING, RESOURCES, Resource
 from reports.run import Run
-from reports.stages import SlowDelay, Until, parts, slow_delay
+from reports.stages import SlowDelay, Until, slow_delay
 from reports.stations import pool_table
 from reports.validity import check_run
 from reports.wording import TIMES, amount, percent
 
-__all__ = ["RESOURCES", "Candidate", "Confidence", "Headroom", "Resource", "Verdict", "judge"]
+__all__ = ["Candidate", "Confidence", "Headroom", "Verdict", "judge"]
 
 Confidence = Literal["high", "medium", "low"]
 # A waiting line of one, or this busy for a twentieth of the time, corroborates a bottleneck.
@@ -32,90 +32,6 @@ _QUEUE: Final = 1.0
 # Below these, delay beyond the endpoint's own time, and failures, are no limit.
 _WAITING: Final = 0.2
 _FAILURES: Final = 0.01
-
-
-@dataclass(frozen=True, slots=True)
-class Resource:
-    """Something that can limit: the parts of the delay it causes, the stations that belong to it, what to try."""
-
-    name: str
-    parts: tuple[str, ...]
-    kinds: tuple[str, ...]
-    action: str
-    owned: bool = True
-
-
-RESOURCES: Final[Mapping[str, Resource]] = {
-    "slots": Resource(
-        "the instances' concurrency slots",
-        ("instance_wait_s",),
-        ("slots",),
-        "raise `instances.concurrency`, or have more instances sooner (`autoscaler.min_instances`, a lower target)",
-    ),
-    "fleet": Resource(
-        "instances ready to take a request",
-        ("balance_s",),
-        (),
-        "raise `autoscaler.min_instances` or shorten the boot time",
-    ),
-    "admission": Resource(
-        "the gateway's admission",
-        ("admission_s",),
-        (),
-        "raise `gateway.max_in_flight`, or add capacity behind it",
-    ),
-    "queue": Resource(
-        "the task queue's workers",
-        ("queue_wait_s",),
-        ("queue", "broker"),
-        "add workers for the queue",
-    ),
-    "cache": Resource(
-        "the cache (look-ups and shared computations)",
-        ("cache_s",),
-        ("cache",),
-        "look at the waits for shared computations; warm the cache or lengthen `cache.ttl_s`",
-    ),
-    "database": Resource(
-        "the database",
-        ("database_s",),
-        ("pool", "database"),
-        "enlarge the connection pool or batch the ledger",
-    ),
-    "refusals": Resource(
-        "the endpoint's limits (retries and failed attempts)",
-        ("retry_wait_s", "failed_attempts_s"),
-        (),
-        "have the endpoint's rate limit raised, or admit less than it allows; more instances would make it worse",
-        owned=False,
-    ),
-    "endpoint": Resource(
-        "the LLM endpoint's own time",
-        ("endpoint_s",),
-        ("endpoint",),
-        "shorter prompts and answers, a faster model or more cache hits; more instances will not help",
-        owned=False,
-    ),
-    "path": Resource(
-        "the way between instance and endpoint",
-        ("upstream_path_s",),
-        ("connections",),
-        "look at the connection pool and the CPU of the instance processes",
-    ),
-    "cpu": Resource(
-        "CPU of the event loops, and the network",
-        ("other_s",),
-        ("cpu",),
-        "profile the busiest process; add gateway or instance processes, or cores",
-    ),
-    "generator": Resource(
-        "the load generator",
-        ("lag_s",),
-        (),
-        "the test is late, not the system: give the swarm more workers or a lower rate, and repeat the run",
-        owned=False,
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,14 +105,14 @@ def _judge(run: Run, seed: int) -> Verdict:
     missed = [a for a in attainments(frame, run.slos) if not a.met]
     # A broken promise on the first token is explained by what happens before it, not by the length of the answer.
     until: Until = "first_token" if missed and _worst(missed).slo.metric == "ttft" else "done"
-    slow = slow_delay(parts(frame, until), np.random.default_rng(seed))
+    slow = slow_delay(frame, np.random.default_rng(seed), until)
     candidates = _candidates(slow, pools) if slow else ()
     failing = _failing(frame, candidates)
     if failing is not None:
         return _by_failures(failing, frame, candidates, headroom, slow)
     if slow is None:
         return _too_little(len(frame), candidates, headroom)
-    return _by_delay(slow, candidates, headroom, missed, pools, until, bool(run.slos))
+    return _by_delay(slow, candidates, headroom, missed, pools, bool(run.slos))
 
 
 def _by_delay(
@@ -205,13 +121,12 @@ def _by_delay(
     headroom: Headroom | None,
     missed: list[Attainment],
     pools: pd.DataFrame,
-    until: Until,
     promised: bool,
 ) -> Verdict:
     top = candidates[0]
     own = next(c for c in candidates if c.key == "endpoint")
     confidence = _confidence(slow, top)
-    reasons = _reasons(slow, top, pools, until)
+    reasons = _reasons(slow, top, pools)
     room = _room(headroom)
     waits = 1 - own.share >= _WAITING and top.key != "endpoint"
     if not waits and not missed:
@@ -289,8 +204,8 @@ def _confidence(slow: SlowDelay, top: Candidate) -> Confidence:
     return "low"
 
 
-def _reasons(slow: SlowDelay, top: Candidate, pools: pd.DataFrame, until: Until) -> tuple[str, ...]:
-    what = "slow to their first token" if until == "first_token" else "slow"
+def _reasons(slow: SlowDelay, top: Candidate, pools: pd.DataFrame) -> tuple[str, ...]:
+    what = "slow to their first token" if slow.until == "first_token" else "slow"
     counted = f"{slow.requests:,} requests are {what}: above p{slow.quantile * 100:.0f}, {amount(slow.threshold_s, 's')}"
     stable = f"the same part comes out on top in {percent(slow.top_stability)} of resampled runs"
     if top.corroborated is None:
@@ -336,25 +251,13 @@ def _room(headroom: Headroom | None) -> str:
     )
 
 
-# What an outcome accuses by itself; a time-out or an unfinished request accuses whatever slow requests wait for.
-_FAILING: Final[Mapping[str, str]] = {
-    "rejected": "slots",
-    "rate_limited": "refusals",
-    "overloaded": "refusals",
-    "server_error": "refusals",
-    "connection_error": "path",
-    "stream_broken": "path",
-    "client_error": "generator",
-}
-
-
 def _failing(frame: pd.DataFrame, candidates: tuple[Candidate, ...]) -> tuple[str, str] | None:
     """Failures come before delay: requests that were turned away are missing from every latency."""
     failed = frame.loc[~frame["ok"] & frame["outcome"].ne("cancelled"), "outcome"]
     if len(failed) <= _FAILURES * len(frame):
         return None
     outcome = str(failed.value_counts().index[0])
-    key = _FAILING.get(outcome) or (candidates[0].key if candidates else "endpoint")
+    key = FAILING.get(outcome) or (candidates[0].key if candidates else "endpoint")
     return key, outcome
 
 

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import base64
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final
-
-import jinja2
-from markupsafe import Markup, escape
 
 from reports import figures, tables
-from reports.bottleneck import RESOURCES, Verdict, judge
+from reports.bottleneck import Verdict, judge
 from reports.errors import ReportError
 from reports.figures import Labelled
+from reports.rendering import FIGURES, render, write
+from reports.resources import RESOURCES
 from reports.run import Run, load_run
 from reports.tables import Table
 from reports.twin import Match, match_runs, twin_table
 from reports.validity import Check, check_run, worst
 
 __all__ = ["ReportPaths", "build_report"]
-
-FIGURES: Final = "figures"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +101,9 @@ def build_report(runs: Sequence[Path], out: Path) -> ReportPaths:
     try:
         paths.figures.mkdir(parents=True, exist_ok=True)
         for figure in report.figures:
-            _write(paths.figures / figure.name, figure.png)
-        _write(paths.html, _render("report.html.j2", report))
-        _write(paths.markdown, _render("report.md.j2", report))
+            write(paths.figures / figure.name, figure.png)
+        write(paths.html, render("report.html.j2", report))
+        write(paths.markdown, render("report.md.j2", report))
         for stale in set(paths.figures.glob("*.png")) - {
             paths.figures / f.name for f in report.figures
         }:
@@ -221,7 +216,7 @@ def _sections(runs: Labelled, judged: Sequence[Judged], draw: _Drawer) -> list[S
             "Utilisation and queues, by station",
             pools,
             [tables.stations(label, run) for _, label, run in each if len(run.stations)],
-            note="" if pools else "No station was sampled in this run.",
+            note=_stations_note(drawn=bool(pools), queued=any("waiting" in f.name for f in pools)),
         ),
         Section(
             "Instances and scaling",
@@ -241,42 +236,11 @@ def _sections(runs: Labelled, judged: Sequence[Judged], draw: _Drawer) -> list[S
     ]
 
 
-def _render(template: str, report: Report) -> bytes:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=jinja2.select_autoescape(enabled_extensions=("html.j2",), default=False),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
+def _stations_note(*, drawn: bool, queued: bool) -> str:
+    if not drawn:
+        return "No station was sampled."
+    return (
+        ""
+        if queued
+        else "Next to nothing waited at any station, so there is no figure of waiting lines."
     )
-    environment.filters |= {"code": _code, "cell": _cell, "prose": _prose}
-    text = environment.get_template(template).render(report=report, figures_folder=FIGURES)
-    return text.encode()
-
-
-def _code(text: str) -> Markup:
-    """Escaped, with `words in backticks` as code."""
-    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped first
-
-
-def _prose(text: str) -> str:
-    """For Markdown: no markup but code in backticks, whatever names a scenario carries."""
-    pieces = re.split(r"(`[^`]*`)", " ".join(text.split()))
-    return "".join(
-        p if p.startswith("`") else re.sub(r"([\\*_<>\[\]#|])", r"\\\1", p) for p in pieces
-    )
-
-
-def _cell(text: str) -> str:
-    """For a cell of a Markdown table."""
-    return re.sub(r"([\\*_<>\[\]`|])", r"\\\1", " ".join(text.split()))
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial_ = path.with_name(path.name + ".partial")
-    try:
-        partial_.write_bytes(content)
-        os.replace(partial_, path)  # noqa: PTH105 - the call that is atomic
-    finally:
-        partial_.unlink(missing_ok=True)

@@ -32,6 +32,8 @@ _TIME: Final = "time since the start [s]"
 # Parts below this fraction of every bar are drawn as one.
 _SMALL: Final = 0.01
 _MOST_POOLS: Final = 6
+# A mean below this at every instant is no waiting line.
+_NO_QUEUE: Final = 0.05
 
 
 def _part_styles() -> dict[str, tuple[str, str]]:
@@ -87,12 +89,13 @@ def latency_over_time(runs: Labelled) -> bytes | None:
                 continue
             middle = (edges[line.index] + edges[line.index + 1]) / 2
             canvas.line(middle, line, f"{label} p{p * 100:.0f}", color=colour, linestyle=style, linewidth=width, alpha=alpha)  # fmt: skip
-            extremes += [float(line.min()), float(line.max())]
+            # A median that cache hits pull down must not flatten the tail by a logarithmic axis.
+            extremes += [float(line.min()), float(line.max())] if p > 0.5 else []
     for slo in runs[0][1].slos:
         if slo.metric == "latency" and slo.limit_s is not None and slo.quantile is not None:
             canvas.threshold(slo.limit_s, f"promised: p{slo.quantile * 100:g} ≤ {slo.limit_s:g} s")
             extremes.append(slo.limit_s)
-    canvas.logarithmic_if_wide(min(extremes), max(extremes))
+    canvas.logarithmic_if_wide(min(extremes, default=0.0), max(extremes, default=1.0))
     canvas.from_start()
     canvas.legend()
     return canvas.png()
@@ -209,7 +212,7 @@ def utilisation(label: str, run: Run) -> bytes | None:
 
 
 def queues(label: str, run: Run) -> bytes | None:
-    """Mean number waiting at each pool over time."""
+    """Mean number waiting at each pool over time; None if nothing worth a figure ever waited."""
     return _by_pool(run, f"Waiting, {label}", "queue", "requests waiting (mean)")
 
 
@@ -217,8 +220,10 @@ def _by_pool(run: Run, title: str, column: str, y: str) -> bytes | None:
     series = pooled_series(run.servers).dropna(subset=[column])
     if series.empty:
         return None
-    canvas = Canvas(title, _TIME, y)
     peaks = series.groupby("pool")[column].max().sort_values(ascending=False, kind="stable")
+    if column == "queue" and peaks.iloc[0] < _NO_QUEUE:
+        return None
+    canvas = Canvas(title, _TIME, y)
     # Lines that lie on the axis tell nothing; the highest one is drawn in any case.
     shown = peaks[peaks > _SMALL * float(peaks.max())].index[:_MOST_POOLS]
     for pool, colour in zip(shown if len(shown) else peaks.index[:1], PALETTE, strict=False):

@@ -95,12 +95,14 @@ class SlowDelay:
     """The slow requests (latency above `quantile`) against the typical ones (below the median).
 
     Attributes:
+        until: whether the latency is to the last byte or to the first token.
         threshold_s: latency above which a request is slow. requests: how many there are.
         latency_s: their mean latency. seconds: their mean by part. typical: that of the typical requests.
         excess: by part, what the slow spend beyond the typical, as a fraction of the whole excess (parts below 0 as 0).
         top_stability: fraction of bootstrap resamples (whole stretches of the run) in which the same part is on top.
     """
 
+    until: Until
     quantile: float
     threshold_s: float
     requests: int
@@ -114,12 +116,15 @@ class SlowDelay:
 _BLOCKS: Final = 20
 
 
-def slow_delay(table: pd.DataFrame, generator: np.random.Generator) -> SlowDelay | None:
+def slow_delay(
+    frame: pd.DataFrame, generator: np.random.Generator, until: Until = "done"
+) -> SlowDelay | None:
     """Decompose the delay of slow requests; None when fewer than 20 requests were worked on.
 
-    `table` comes from `parts`, in order of arrival. Slow means above p95, of short runs p90 or p75, so that at least a
+    `frame` is derived, in order of arrival; `until` as in `parts`. Slow means above p95, of short runs p90 or p75, so that at least a
     handful is averaged.
     """
+    table = parts(frame, until)
     n = len(table)
     if n < 20:
         return None
@@ -131,6 +136,7 @@ def slow_delay(table: pd.DataFrame, generator: np.random.Generator) -> SlowDelay
     mean_slow, mean_typical = values[slow].mean(axis=0), values[typical].mean(axis=0)
     excess = _shares(mean_slow - mean_typical)
     return SlowDelay(
+        until=until,
         quantile=level,
         threshold_s=threshold,
         requests=int(slow.sum()),

@@ -40,7 +40,7 @@ SUMMARY_KEYS: Final[dict[str, str]] = {
     "largest_instances": "largest number of instances at a sample",
     "instance_seconds": "time of instances paid for: booting, ready and draining",
     "scaling_events": "decisions of the autoscaler",
-    "verdict": "{limiting (a resource key or null), headline, action, confidence, reasons, candidates, headroom}",
+    "verdict": "{limiting (a resource key or null), headline, action, confidence, reasons, slow_until (`done` or `first_token`), candidates, headroom}",
     "validity": "{state: pass|warn|fail, checks: list of {name, state, detail}}",
 }
 
@@ -111,6 +111,7 @@ def _verdict(run: Run) -> dict[str, Any]:
         "action": verdict.action,
         "confidence": verdict.confidence,
         "reasons": list(verdict.reasons),
+        "slow_until": verdict.slow.until if verdict.slow else None,
         "candidates": [
             {
                 "resource": c.key,

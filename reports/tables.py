@@ -183,7 +183,9 @@ def candidates(label: str, verdict: Verdict) -> Table:
         "Excess: what slow requests spend beyond typical ones (below the median). Only an experiment tells what a change "
         "buys; run the change in the simulation before you make it."
     )
-    return Table(f"Where slow requests lose time, {label}", heads, rows, note, words=(6,))
+    first = verdict.slow is not None and verdict.slow.until == "first_token"
+    who = "requests slow to their first token" if first else "slow requests"
+    return Table(f"Where {who} lose time, {label}", heads, rows, note, words=(6,))
 
 
 def objectives(label: str, run: Run) -> Table:

@@ -79,6 +79,9 @@ def match_runs(live: Run, virtual: Run) -> Match:
         warnings.append(
             f"Both runs are {live.world}: this compares two runs, not a system with its twin."
         )
+    commits = {run.manifest.commit for run in (live, virtual)} - {""}
+    if len(commits) > 1:
+        warnings.append("The two runs are of different commits: the twin ran other code.")
     deployments = live.scenario.get("deployment"), virtual.scenario.get("deployment")
     if deployments[0] != deployments[1]:
         warnings.append("The two runs are of different deployments.")

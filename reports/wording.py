@@ -56,7 +56,7 @@ def difference(value: float, unit: str) -> str:
         return DASH
     size = abs(value) if abs(value) > 1e-12 else 0.0
     text = f"{size * 100:.2g} points" if unit == "fraction" else amount(size, unit)
-    if size == 0:
+    if size == 0 or text.startswith("<"):
         return f"±{text}"
     return f"{'+' if value > 0 else MINUS}{text}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -106,6 +107,11 @@ class TestWarnings:
     def test_other_deployments_are_called_out(self, live: Run, tmp_path: Path) -> None:
         other = load_run(write_run(tmp_path / "other", dataclasses.replace(QUEUEING, slots=9)))
         assert any("different deployments" in w for w in match_runs(live, other).warnings)
+
+    def test_other_code_is_called_out(self, live: Run, queueing: Run) -> None:
+        newer = msgspec.structs.replace(queueing.manifest, commit="fffffff")
+        warnings = match_runs(live, dataclasses.replace(queueing, manifest=newer)).warnings
+        assert any("different commits" in w for w in warnings)
 
     def test_a_run_that_was_cut_short_is_called_out(self, live: Run, tmp_path: Path) -> None:
         cut = load_run(write_run(tmp_path / "cut", dataclasses.replace(QUEUEING, complete=False)))

@@ -126,7 +126,7 @@ class TestStages:
         assert bands[list(PARTS)].sum(axis=1).is_monotonic_increasing
 
     def test_shares_of_the_excess_add_up_to_one(self, queueing: Run) -> None:
-        slow = slow_delay(parts(queueing.requests), np.random.default_rng(0))
+        slow = slow_delay(queueing.requests, np.random.default_rng(0))
         assert slow is not None
         assert sum(slow.excess.values()) == pytest.approx(1)
         assert slow.requests == pytest.approx(0.05 * len(queueing.requests), abs=2)
