@@ -52,7 +52,7 @@ class CacheLayer(Generic[T]):
         ttl_seconds: how long a value is served where the call names no `ttl`; 0 stores nothing.
         max_bytes: bound on L1, by `size_of` of each value plus key and overhead; max_entries: a further bound.
         size_of: bytes that a value takes in memory.
-        shared: level 2, or None for a cache of this process alone.
+        shared: level 2 (an attribute too), or None for a cache of this process alone.
         l1_ttl_seconds: with level 2, how long L1 serves without asking it again: the longest that an invalidation whose
             message was lost stays unheeded. 0: L1 keeps nothing.
         refresh_ahead: fraction of a value's life, at its end, in which a hit starts a new computation in the background
@@ -84,7 +84,7 @@ class CacheLayer(Generic[T]):
             raise ValueError(f"refresh_ahead is {refresh_ahead}: expected a fraction in [0, 1)")
         self.ttl_seconds = ttl_seconds
         self._size_of = size_of
-        self._shared = shared
+        self.shared = shared
         self._l1_ttl_s = math.inf if shared is None else l1_ttl_seconds
         self._refresh_ahead = refresh_ahead
         self._stale_s = stale_if_error_seconds
@@ -160,9 +160,9 @@ class CacheLayer(Generic[T]):
         if entry is not None and now_s < entry.fresh_until_s:
             self._l1_hits += 1
             return entry.value, "l1"
-        if self._shared is None:
+        if self.shared is None:
             return None
-        found = await self._shared.obtain(key, may_lead=False)
+        found = await self.shared.obtain(key, may_lead=False)
         if not isinstance(found, Found):
             return None
         self._l2_hits += 1
@@ -210,7 +210,7 @@ class CacheLayer(Generic[T]):
         tags: frozenset[str],
     ) -> tuple[T, CacheResult]:
         """Take from level 2 or compute, store, and give the value to the followers."""
-        shared = self._shared
+        shared = self.shared
         if shared is None:
             value = await self._compute(compute_fn)
             self._land(key, flight, value, ttl_s, ttl_s, tags)
@@ -274,8 +274,8 @@ class CacheLayer(Generic[T]):
     ) -> None:
         """Compute `key` again before its value ends; a failure leaves the value that is there."""
         claim = Claim[T](key, 0.0)
-        if self._shared is not None:
-            leased = await self._shared.lease(key)
+        if self.shared is not None:
+            leased = await self.shared.lease(key)
             if leased is None:
                 return
             claim = leased
@@ -284,11 +284,11 @@ class CacheLayer(Generic[T]):
         flight = self._flights.lead(key, tags)
         self._refreshes += 1
         try:
-            if self._shared is None:
+            if self.shared is None:
                 value = await self._compute(compute_fn)
                 self._land(key, flight, value, ttl_s, ttl_s, tags)
             else:
-                await self._compute_and_share(self._shared, claim, flight, compute_fn, ttl_s, tags)
+                await self._compute_and_share(self.shared, claim, flight, compute_fn, ttl_s, tags)
         except Exception as error:  # noqa: BLE001 - whatever it is, the value that is there goes on being served
             self._refresh_failures += 1
             logger.info("refresh ahead of expiry failed: %s", error)
@@ -365,7 +365,7 @@ class CacheLayer(Generic[T]):
         """
         if (pattern is None) == (tag is None):
             raise ValueError("invalidate takes a pattern or a tag, and not both")
-        origin = "" if self._shared is None else self._shared.name
+        origin = "" if self.shared is None else self.shared.name
         if pattern is not None:
             if not everything:
                 refuse_broad(pattern)
@@ -373,8 +373,8 @@ class CacheLayer(Generic[T]):
         else:
             what = Invalidation("tag", cast("str", tag), origin)
         forgotten = self._forget(what)
-        if self._shared is not None:
-            return self._tasks.start(self._shared.invalidate(what), "invalidate")
+        if self.shared is not None:
+            return self._tasks.start(self.shared.invalidate(what), "invalidate")
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         done.set_result(forgotten)
         return done
@@ -408,8 +408,8 @@ class CacheLayer(Generic[T]):
     async def aclose(self) -> None:
         """End what runs in the background, and the shared level with its store."""
         await self._tasks.aclose()
-        if self._shared is not None:
-            await self._shared.aclose()
+        if self.shared is not None:
+            await self.shared.aclose()
 
     def statistics(self) -> CacheStatistics:
         return CacheStatistics(
@@ -426,7 +426,7 @@ class CacheLayer(Generic[T]):
             refresh_failures=self._refresh_failures,
             invalidations=self._invalidations,
             memory=self._memory.statistics(),
-            shared=None if self._shared is None else self._shared.statistics(),
+            shared=None if self.shared is None else self.shared.statistics(),
         )
 
 

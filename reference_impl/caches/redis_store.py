@@ -19,7 +19,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
-from reference_impl.caches.batched_reads import BatchedReads
+from reference_impl.caches.batches import Batches
 from reference_impl.caches.glob import escape_glob, is_literal
 from reference_impl.caches.port import Invalidation, Stored, StoreUnavailable
 
@@ -30,6 +30,7 @@ _CLOCK_VALID_S: Final = 60.0
 _SCAN_COUNT: Final = 1000
 # Far above any time-out of a look-up: it only frees the reads of a connection that went silent.
 _READ_LIMIT_S: Final = 1.0
+_MAX_READS: Final = 100
 _LISTEN_CHECK_S: Final = 5.0
 
 # KEYS lease, value, tag... ARGV token, value, milliseconds, key. Stores only while the lease stands.
@@ -96,7 +97,9 @@ class RedisStore:
         self._extend_lease = client.register_script(_EXTEND_LEASE)
         self._end_lease = client.register_script(_END_LEASE)
         self._add_member = client.register_script(_ADD_MEMBER)
-        self._reads = BatchedReads(client.get, client.mget, limit_s=_READ_LIMIT_S)
+        self._reads: Batches[str, bytes | None] = Batches(
+            client.mget, max_batch=_MAX_READS, limit_s=_READ_LIMIT_S
+        )
         self._decoder = msgspec.msgpack.Decoder(_Envelope)
         self._encoder = msgspec.msgpack.Encoder()
         # The server's clock minus the loop's, and until when that is believed.
@@ -106,7 +109,7 @@ class RedisStore:
     async def get(self, key: str) -> Stored | None:
         async with self._translated():
             now_s = await self._server_now_s()
-            stored = await self._reads.get(f"{self._space}:v:{key}")
+            stored = await self._reads.ask(f"{self._space}:v:{key}")
         if stored is None:
             return None
         try:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+import math
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Final, Generic, TypeVar
@@ -121,6 +122,7 @@ class SharedLevel(Generic[T]):
         self._replay: asyncio.Task[object] | None = None
         self._pending: dict[Invalidation, None] = {}
         self._last_error = ""
+        self._paused_until_s = -math.inf
         self._claims = 0
         self._warned_types: set[str] = set()
         self._hits = self._misses = self._stale = self._skipped = self._errors = 0
@@ -230,6 +232,33 @@ class SharedLevel(Generic[T]):
         if claim.token:
             await self._give_up(claim)
 
+    # -- groups: small collections beside the values --------------------------------------------------------------------
+
+    async def members(self, group: str, *, timeout_s: float = 5.0) -> Mapping[str, bytes] | None:
+        """What every process added to `group`; None while the store is away. Not for the path of a request."""
+        try:
+            return await self._ask(lambda: self.store.members(group), Claim[T]("", timeout_s))
+        except StoreUnavailable:
+            return None
+
+    async def add_member(self, group: str, member: str, payload: bytes, *, ttl_s: float) -> None:
+        """Add to `group` for all processes; not kept while the store is away."""
+        try:
+            await self._ask(
+                lambda: self.store.add_member(group, member, payload, ttl_s=ttl_s),
+                Claim[T]("", self.timeout_s),
+            )
+        except StoreUnavailable:
+            pass  # counted; the group only saves work
+
+    async def remove_members(self, group: str, members: Collection[str]) -> None:
+        try:
+            await self._ask(
+                lambda: self.store.remove_members(group, members), Claim[T]("", self.timeout_s)
+            )
+        except StoreUnavailable:
+            pass  # counted; whoever meets the member again removes it
+
     # -- invalidation -------------------------------------------------------------------------------------------------
 
     async def invalidate(self, what: Invalidation, *, timeout_s: float = 5.0) -> int:
@@ -327,10 +356,13 @@ class SharedLevel(Generic[T]):
         """One question to the store, within what `claim` may still spend; raises only StoreUnavailable."""
         loop = asyncio.get_running_loop()
         asked_s = loop.time()
-        permit = self._breaker.try_acquire(asked_s) if claim.remaining_s > 0 else 0
+        may_ask = claim.remaining_s > 0 and asked_s >= self._paused_until_s
+        permit = self._breaker.try_acquire(asked_s) if may_ask else 0
         if not permit:
             self._skipped += 1
-            raise StoreUnavailable("not asked: no time left, or the breaker is open")
+            raise StoreUnavailable(
+                "not asked: no time left, a pause after a time-out, or the breaker is open"
+            )
         try:
             async with asyncio.timeout_at(asked_s + claim.remaining_s):
                 answer = await operation()
@@ -340,6 +372,8 @@ class SharedLevel(Generic[T]):
             self._errors += 1
             if isinstance(error, TimeoutError):
                 self._timeouts += 1
+                # Who has just waited in vain, and everyone else, goes on at once instead of waiting in vain again.
+                self._paused_until_s = now_s + self.timeout_s
                 error = StoreUnavailable(f"no answer within {now_s - asked_s:.3f} s")
             self._last_error = str(error)
             openings = self._breaker.statistics().openings

@@ -14,7 +14,7 @@ class SharedLevelStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         hits, misses: look-ups that the store answered. stale: answers kept only in place of a failure.
-        skipped: operations not tried because the breaker was open.
+        skipped: operations not tried: the breaker was open, or a time-out had just passed.
         errors: operations that failed; timeouts: those of them that took too long.
         stored: values written. refused: writes whose lease an invalidation or its expiry had ended.
         unserialisable: values that the codec could not write, or bytes that it could not read.
