@@ -403,14 +403,17 @@ def _progress(quiet: bool) -> Iterator[Progress]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
-    with Progress(
+    progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TimeElapsedColumn(),
         console=console,
-        disable=quiet or not console.is_terminal,
         transient=True,
-    ) as progress:
+    )
+    if quiet or not console.is_terminal:
+        yield progress  # never started: it shows nothing
+        return
+    with progress:
         yield progress
 
 

@@ -1,0 +1,180 @@
+"""The command line: what it prints, and what it says to bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import twinload
+from reference_impl.telemetry.run_folder import read_requests
+from simulation.scenario.manifest import Manifest
+
+TRACE_HEAD = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+
+
+class Result(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.out)
+        return found
+
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Command:
+    """Runs `twinload ...` in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    before = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments: str) -> Result:
+        monkeypatch.setattr(sys, "argv", ["twinload", *arguments])
+        with pytest.raises(SystemExit) as exit_:
+            twinload.main()
+        signal.signal(signal.SIGTERM, before)
+        printed = capsys.readouterr()
+        assert isinstance(exit_.value.code, int)
+        return Result(exit_.value.code, printed.out, printed.err)
+
+    return run
+
+
+def test_simulate_prints_one_json_object_and_nothing_else(command: Command) -> None:
+    result = command("simulate", "demo", "--set", "horizon_s=5", "--json")
+    assert (result.status, result.err) == (0, "")
+    assert result.document["world"] == "virtual"
+    assert result.document["outcomes"] == {"ok": result.document["requests"]}
+
+
+def test_a_run_lands_in_a_folder_of_its_own_and_can_be_reported(
+    command: Command, tmp_path: Path
+) -> None:
+    command("simulate", "demo", "--set", "horizon_s=5", "--out", "run")
+    result = command("report", "run", "--json")
+    assert result.status == 0
+    assert Path(result.document["html"]).read_text().lower().startswith("<!doctype html>")
+    assert Manifest.read(tmp_path / "run").complete
+
+
+def test_every_request_of_a_trace_is_accounted_for(command: Command, tmp_path: Path) -> None:
+    rows = [
+        f"2023-11-16 18:17:{i // 10:02d}.{i % 10}000000,{100 + i},{5 + i % 7}\n" for i in range(300)
+    ]
+    (tmp_path / "trace.csv").write_text(TRACE_HEAD + "".join(rows))
+    # chat asks popular questions again, with the lengths of the first time; here every row is its own.
+    distinct = ("--set", "workload.prompts={kind: distinct}")
+    trace = ("--trace", "trace.csv", "--speed", "2")
+    result = command("simulate", "chat", *distinct, *trace, "--json", "--out", "run")
+    assert sum(result.document["outcomes"].values()) == 300
+    requests = read_requests(tmp_path / "run").sort_values("request_id")
+    assert requests["input_tokens"].tolist() == [100 + i for i in range(300)]
+    assert requests["intended_s"].max() == pytest.approx(29.9 / 2)
+
+
+def test_the_shipped_scenarios_are_listed_with_what_they_are(command: Command) -> None:
+    listed = {
+        s["name"]: s["description"] for s in command("scenarios", "--json").document["scenarios"]
+    }
+    assert {"demo", "chat"} <= listed.keys()
+    assert all(listed.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["simulate", "caht"], "caht"),
+        (
+            ["simulate", "demo", "--set", "deployment.instances.initial=0"],
+            "deployment.instances.initial",
+        ),
+        (
+            ["simulate", "chat", "--set", "workload.arrivals.rate_per_s=-1"],
+            "workload.arrivals.rate_per_s",
+        ),
+        (["simulate", "demo", "--set", "horizon_s=soon"], "horizon_s"),
+        (["simulate", "demo", "--set", "horizon=5"], "horizon"),
+        (["simulate", "demo", "--set", "horizon_s"], "FIELD.PATH=VALUE"),
+        (["simulate", "demo", "--speed", "2"], "--trace"),
+        (["simulate", "demo", "--trace", "nowhere.csv"], "nowhere.csv"),
+        (["simulate", "demo", "--trace", "broken.csv"], "line 3"),
+        (["simulate", "demo", "--replay", "nowhere"], "nowhere"),
+        (["simulate"], "SCENARIO"),
+        (["report", "nowhere"], "nowhere"),
+        (["swarm", "demo", "--workers", "-1"], "--workers"),
+        (["frobnicate"], "frobnicate"),
+    ],
+    ids=" ".join,
+)
+def test_bad_input_gets_a_line_that_names_it_and_status_2(
+    command: Command, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    (tmp_path / "broken.csv").write_text(
+        TRACE_HEAD + "2023-11-16 18:17:03.9799600,4808,10\nsoon,1,2\n"
+    )
+    result = command(*arguments)
+    assert result.status == 2
+    assert said in result.err
+    assert "Traceback" not in result.err
+    assert result.out == ""
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_is_never_written_over_another(command: Command, tmp_path: Path) -> None:
+    command("simulate", "demo", "--set", "horizon_s=2", "--out", "run")
+    before = read_requests(tmp_path / "run")
+    result = command("simulate", "demo", "--set", "horizon_s=3", "--out", "run")
+    assert result.status == 2
+    assert "already holds a run" in result.err
+    assert read_requests(tmp_path / "run").equals(before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_simulation_keeps_what_it_recorded_and_is_marked_incomplete(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "twinload",
+            "simulate",
+            "chat",
+            "--set",
+            "horizon_s=86400",
+            "--out",
+            "run",
+        ],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    partial = tmp_path / "run" / "requests.parquet.partial"
+    try:
+        # The first batch of rows is on disk when the file has grown beyond its magic number.
+        while not (partial.exists() and partial.stat().st_size > 10_000):
+            assert process.poll() is None, process.communicate()
+            os.sched_yield()
+        process.send_signal(number)
+        _, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert err == "error: interrupted; what was recorded so far is kept and marked incomplete\n"
+    assert not Manifest.read(tmp_path / "run").complete
+    assert len(read_requests(tmp_path / "run")) > 1000
