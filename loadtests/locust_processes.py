@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from loadtests.child_process import ChildProcess, ProcessFailed, python_module
+from loadtests.keys import API_KEY_VARIABLE
 from loadtests.status import Failed, Finished, Ready, Status, StatusReader
 
 __all__ = ["LocustProcesses", "SwarmOptions"]
@@ -50,7 +51,8 @@ class LocustProcesses:
 
     Args:
         folder: the run folder. workload_file: the compiled workload in it.
-        target_url: where requests go. api_keys: one per tenant, or one, or none.
+        target_url: where requests go.
+        api_key: sent there, "" for none; `key_per_tenant` appends `.K` for tenant K of the workload.
         web_port: of the page; None: no page.
 
     Raises ProcessFailed.
@@ -66,7 +68,8 @@ class LocustProcesses:
         horizon_s: float,
         drain_s: float,
         seed: int,
-        api_keys: tuple[str, ...] = (),
+        api_key: str = "",
+        key_per_tenant: bool = False,
         web_port: int | None = None,
     ) -> None:
         self._folder = folder
@@ -76,7 +79,7 @@ class LocustProcesses:
         self._main: ChildProcess | None = None
         self._workers: list[ChildProcess] = []
         self._finished = False
-        self._environment = {"TWINLOAD_API_KEYS": ",".join(api_keys)}
+        self._environment = {API_KEY_VARIABLE: api_key}
         self._page = (
             ["--headless", "--only-summary"]
             if web_port is None
@@ -96,6 +99,7 @@ class LocustProcesses:
             *("--start-delay-s", repr(options.start_delay_s)),
             *("--seed", str(seed)),
             *([] if options.tags else ["--no-tags"]),
+            *(["--key-per-tenant"] if key_per_tenant else []),
         ]
 
     def __enter__(self) -> LocustProcesses:

@@ -29,6 +29,7 @@ from locust.web import WebUI
 from loadtests.conductor import Conductor
 from loadtests.injector import InjectorOptions
 from loadtests.injector_host import InjectorHost
+from loadtests.keys import API_KEY_VARIABLE, tenant_key
 from loadtests.target import BadTarget, parse_target
 from loadtests.web_tab import add_tabs
 from simulation.scenario.workload import CompiledWorkload
@@ -65,6 +66,7 @@ def add_options(parser: LocustArgumentParser, **_event: Any) -> None:
     option("client-retries", type=int, default=0, help="attempts beyond the first")
     option("start-delay-s", type=float, default=2.0, help="from the start to instant 0")
     option("no-tags", action="store_true", help="do not send x-twinload-request")
+    option("key-per-tenant", action="store_true", help="append .K to the key of tenant K")
     option("seed", type=int, default=0, help="for the jitter of client retries")
 
 
@@ -115,7 +117,6 @@ def _inputs(environment: Environment, options: Any) -> tuple[CompiledWorkload, P
 
 
 def _injector_options(options: Any, workload: CompiledWorkload) -> InjectorOptions:
-    """Keys come from the environment: a command line is seen by every user of a machine."""
     horizon_s = options.horizon_s
     if horizon_s is None:
         horizon_s = float(np.nanmax(workload.intended_s, initial=0.0)) + 1e-6
@@ -127,8 +128,16 @@ def _injector_options(options: Any, workload: CompiledWorkload) -> InjectorOptio
         retries=options.client_retries,
         tags=not options.no_tags,
         seed=options.seed,
-        api_keys=tuple(os.environ.get("TWINLOAD_API_KEYS", "").split(",")),
+        api_keys=_api_keys(options, workload),
     )
+
+
+def _api_keys(options: Any, workload: CompiledWorkload) -> tuple[str, ...]:
+    """The key from the environment, for all or made one for each tenant."""
+    key = os.environ.get(API_KEY_VARIABLE, "")
+    if options.key_per_tenant:
+        return tuple(tenant_key(key, k) for k in range(len(workload.tenants)))
+    return (key,)
 
 
 _events.init_command_line_parser.add_listener(add_options)

@@ -20,6 +20,7 @@ import msgspec
 
 from loadtests.child_process import PACKAGES, ProcessFailed
 from loadtests.collect import collect
+from loadtests.keys import tenant_key
 from loadtests.locust_processes import LocustProcesses, SwarmOptions
 from loadtests.provenance import commit, machine, now_iso, versions
 from loadtests.stack import Stack, StackError
@@ -100,8 +101,11 @@ def run_swarm(
         _check_target(target_url)
         tags = options.tags and urlsplit(target_url).hostname in LOOPBACK
         options = msgspec.structs.replace(options, tags=tags)
-    (out / RAW).mkdir(parents=True, exist_ok=True)
-    workload.save(out / WORKLOAD_FILE)
+    try:
+        (out / RAW).mkdir(parents=True, exist_ok=True)
+        workload.save(out / WORKLOAD_FILE)
+    except OSError as error:
+        raise SwarmError(f"{out}: cannot be written: {error.strerror or error}") from None
     run = _Run(scenario, workload, out, options, on_progress, web_port)
     with run.recorded():
         run.inject(target_url, api_key)
@@ -166,11 +170,11 @@ class _Run:
         self._tell("starting")
         with ExitStack() as processes:
             stack = None
-            keys: tuple[str, ...] = (api_key,) if api_key else ()
             if target_url is None:
-                tenants = {secrets.token_urlsafe(24): name for name in self._workload.tenants}
+                api_key = secrets.token_urlsafe(24)
+                tenants = {tenant_key(api_key, k): t for k, t in enumerate(self._workload.tenants)}
                 stack = processes.enter_context(Stack(scenario, self._raw, tenants))
-                target_url, keys = stack.url, tuple(tenants)
+                target_url = stack.url
             locust = LocustProcesses(
                 self._raw,
                 self._out / WORKLOAD_FILE,
@@ -179,7 +183,8 @@ class _Run:
                 horizon_s=scenario.horizon_s,
                 drain_s=scenario.drain_s,
                 seed=scenario.seed,
-                api_keys=keys,
+                api_key=api_key,
+                key_per_tenant=stack is not None,
                 web_port=self._web_port,
             )
             processes.enter_context(locust)

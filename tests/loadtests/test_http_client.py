@@ -145,13 +145,13 @@ def test_an_impatient_client_leaves_unless_content_has_come(
 ) -> None:
     def answer(request: Request, sock: Any) -> bool:
         sock.sendall(HEAD + chunk(first_event))
-        gevent.sleep(0.15)
+        gevent.sleep(0.5)
         sock.sendall(chunk(b"event: message_stop\n\n") + b"0\r\n\r\n")
         return False
 
     with serving(answer) as url:
         client.append(HttpClient(url))
-        assert post(client[0], patience_s=0.05).outcome == outcome
+        assert post(client[0], patience_s=0.3).outcome == outcome
 
 
 def test_a_closed_port_is_a_connection_error(client: list[HttpClient]) -> None:

@@ -22,7 +22,7 @@ from tests.loadtests.gevent_server import WHOLE, Request, serving
 from tests.loadtests.workloads import compiled
 
 LIMIT_S = 10.0
-TOLERANCE_S = 0.1  # a shared machine may keep a process waiting so long
+TOLERANCE_S = 0.3  # a shared machine may keep a process waiting so long
 
 
 def at_once(request: Request, sock: Any) -> bool:
@@ -181,7 +181,7 @@ def test_a_retry_waits_as_asked_and_the_wait_is_part_of_the_latency(tmp_path: Pa
     rows = replay(singles(0.0), refusing(2), tmp_path, retries=2, metrics=metrics)
     assert [(row.outcome, row.attempts) for row in rows] == [("ok", 3)]
     assert rows[0].done_s - rows[0].intended_s >= 0.4
-    assert rows[0].sent_s < TOLERANCE_S, "sent is the first attempt"
+    assert rows[0].sent_s < 0.2, "sent is the first attempt"
     assert (metrics.counts["requests"], metrics.counts["attempts"]) == (1, 3)
 
 

@@ -25,11 +25,10 @@ from reference_impl.messages import RequestTag
 from reference_impl.telemetry import STAGES
 from reference_impl.telemetry.run_folder import read_requests, read_stations
 from simulation.scenario.manifest import Manifest
+from simulation.scenario.spec import override
 from simulation.scenario.workload import CompiledWorkload, compile_workload
 from tests.loadtests.run_one import SYSTEM
 from tests.loadtests.workloads import small
-
-pytestmark = pytest.mark.serial
 
 QUICK = SwarmOptions(start_delay_s=0.3)
 LIMIT_S = 20.0
@@ -89,6 +88,7 @@ def against_tiny(
         return workload, read_requests(out), seen_ids(url)
 
 
+@pytest.mark.serial
 def test_a_stall_of_the_server_shows_as_the_latency_that_users_had(tmp_path: Path) -> None:
     _, rows, _ = against_tiny(tmp_path, 100, 3.0, "--stall-at-s", "0.5", "--stall-s", "2")
     assert set(rows["outcome"]) == {"ok"}
@@ -99,6 +99,7 @@ def test_a_stall_of_the_server_shows_as_the_latency_that_users_had(tmp_path: Pat
     assert p99(rows, "sent_s", "intended_s") < 0.1, "the injector did not wait with them"
 
 
+@pytest.mark.serial
 def test_the_lag_is_small_at_200_requests_a_second_and_every_arrival_is_accounted_for(
     tmp_path: Path,
 ) -> None:
@@ -193,13 +194,17 @@ def test_a_run_that_was_stopped_on_the_page_is_incomplete(tmp_path: Path) -> Non
 
 
 def test_the_whole_stack_answers_every_request_and_its_stages_add_up(tmp_path: Path) -> None:
-    scenario = small("{kind: poisson, rate_per_s: 30}", horizon_s=2.0, more=SYSTEM)
+    two_tenants = {"workload.tenants": [{"name": "a"}, {"name": "b", "weight": 2}]}
+    scenario = override(
+        small("{kind: poisson, rate_per_s: 30}", horizon_s=2.0, more=SYSTEM), two_tenants
+    )
     workload = compile_workload(scenario)
     out = run_swarm(scenario, workload, tmp_path / "run", options=QUICK)
     rows = read_requests(out)
     assert rows["request_id"].tolist() == list(range(len(workload)))
     assert set(rows["outcome"]) == {"ok"}
     assert set(rows["instance"]) == {"instance-1"}
+    assert set(rows["tenant"]) == {"a", "b"}
     assert (rows["output_tokens"] == 5).all()
     assert (rows["attempts"] == 1).all()
     assert (rows[list(STAGES)] >= 0.0).all().all()
@@ -281,6 +286,12 @@ def test_a_target_where_nothing_listens_is_refused_at_once(tmp_path: Path) -> No
 def test_an_address_of_another_scheme_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SwarmError, match="expected http://HOST"):
         run_swarm(*one_request(), tmp_path / "run", target_url="https://127.0.0.1")
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SwarmError, match="file/run: cannot be written: Not a directory"):
+        run_swarm(*one_request(), tmp_path / "file" / "run")
 
 
 def test_a_folder_that_holds_a_run_is_not_written_over(tmp_path: Path) -> None:
