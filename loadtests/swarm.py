@@ -91,8 +91,7 @@ def run_swarm(
     options = msgspec.structs.replace(
         options, workers=workers or options.workers, web=web or options.web
     )
-    if options.workers < 0:
-        raise SwarmError(f"workers: expected 0 or more, got {options.workers}")
+    _check_options(options)
     out = out.resolve()
     if (out / MANIFEST_NAME).exists():
         raise SwarmError(f"{out} already holds a run; name another folder", out)
@@ -271,6 +270,18 @@ class _Run:
             notes=(*((failure,) if failure else ()), *notes),
             validity=checks,
         ).write(self._out)
+
+
+def _check_options(options: SwarmOptions) -> None:
+    """Raises SwarmError that names the field."""
+    for field, least in (("workers", 0), ("client_retries", 0), ("max_in_flight", 1)):
+        value = getattr(options, field)
+        if value < least:
+            raise SwarmError(f"{field}: expected {least} or more, got {value}")
+    if not options.request_timeout_s > 0:
+        raise SwarmError(
+            f"request_timeout_s: expected more than 0, got {options.request_timeout_s}"
+        )
 
 
 def _check_target(url: str) -> None:

@@ -308,9 +308,18 @@ def test_a_page_on_a_port_in_use_is_refused(tmp_path: Path) -> None:
             run_swarm(*one_request(), tmp_path / "run", options=options)
 
 
-def test_a_number_of_workers_below_zero_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SwarmError, match="workers: expected 0 or more, got -1"):
-        run_swarm(*one_request(), tmp_path / "run", workers=-1)
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (SwarmOptions(workers=-1), "workers: expected 0 or more, got -1"),
+        (SwarmOptions(max_in_flight=0), "max_in_flight: expected 1 or more, got 0"),
+        (SwarmOptions(client_retries=-1), "client_retries: expected 0 or more, got -1"),
+        (SwarmOptions(request_timeout_s=0.0), "request_timeout_s: expected more than 0, got 0.0"),
+    ],
+)
+def test_an_option_out_of_range_is_named(tmp_path: Path, options: SwarmOptions, said: str) -> None:
+    with pytest.raises(SwarmError, match=said):
+        run_swarm(*one_request(), tmp_path / "run", options=options)
 
 
 def test_the_process_of_the_injectors_loads_neither_simpy_nor_a_server(tmp_path: Path) -> None:
