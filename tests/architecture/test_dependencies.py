@@ -16,6 +16,7 @@ OURS = ("reference_impl", "simulation", "loadtests", "reports", "tests", "twinlo
 # Who may import what of ours: the longest matching prefix of the importing module decides.
 ALLOWED = {
     "reference_impl": ("reference_impl",),
+    "simulation": (),
     "simulation.scenario": ("reference_impl", "simulation.scenario"),
     "simulation.statistics": (),
     "simulation.kernel": ("simulation.kernel",),
@@ -40,6 +41,12 @@ ALLOWED = {
         "reference_impl",
         "simulation.scenario",
         "simulation.statistics",
+        "simulation.kernel",
+        "simulation.models",
+    ),
+    "simulation.wire_world": (
+        "reference_impl",
+        "simulation.scenario",
         "simulation.kernel",
         "simulation.models",
     ),
