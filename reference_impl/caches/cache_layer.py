@@ -111,6 +111,12 @@ class CacheLayer(Generic[T]):
         tags: Collection[str] = (),
     ) -> T:
         """The value under `key`, computed by `compute_fn` (plain or async) if no level has it; see `fetch`."""
+        # As in `fetch`, once more: half of the time of a hit would be the call of it.
+        now_s = asyncio.get_running_loop().time()
+        entry = self._memory.find(key, now_s)
+        if entry is not None and now_s < entry.refresh_from_s:
+            self._l1_hits += 1
+            return entry.value
         value, _ = await self.fetch(key, compute_fn, ttl, tags=tags)
         return value
 

@@ -9,7 +9,7 @@ instead of GET and PTTL. One server with its replicas: keys of one operation do 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -82,7 +82,7 @@ class RedisStore:
             raise ValueError(f"prefix is {prefix!r}: expected one or more characters without ':'")
         self._space = f"{prefix}:{_LAYOUT}"
         # No retries and no time-outs here: `SharedLevel` bounds each operation and decides what a failure means.
-        pool = BlockingConnectionPool.from_url(
+        pool: Any = BlockingConnectionPool.from_url(
             url,
             max_connections=max_connections,
             timeout=None,
@@ -97,8 +97,11 @@ class RedisStore:
         self._extend_lease = client.register_script(_EXTEND_LEASE)
         self._end_lease = client.register_script(_END_LEASE)
         self._add_member = client.register_script(_ADD_MEMBER)
+        # One connection for all reads, which take turns by batches: half of what redis-py's client takes for a GET is
+        # choosing a connection, preparing retries and keeping metrics, and none of that is needed here.
+        self._reader: Any = pool.make_connection()
         self._reads: Batches[str, bytes | None] = Batches(
-            client.mget, max_batch=_MAX_READS, limit_s=_READ_LIMIT_S
+            self._read, max_batch=_MAX_READS, limit_s=_READ_LIMIT_S
         )
         self._decoder = msgspec.msgpack.Decoder(_Envelope)
         self._encoder = msgspec.msgpack.Encoder()
@@ -107,15 +110,19 @@ class RedisStore:
         self._clock_valid_until_s = -1.0
 
     async def get(self, key: str) -> Stored | None:
-        async with self._translated():
-            now_s = await self._server_now_s()
+        try:
+            if asyncio.get_running_loop().time() >= self._clock_valid_until_s:
+                await self._learn_clock()
             stored = await self._reads.ask(f"{self._space}:v:{key}")
+        except (RedisError, OSError, TimeoutError) as error:
+            raise self._unavailable(error) from error
         if stored is None:
             return None
         try:
             envelope = self._decoder.decode(stored)
         except msgspec.DecodeError:
             return None  # written by someone else under our prefix: not ours to serve
+        now_s = asyncio.get_running_loop().time() + self._clock_offset_s
         return Stored(
             envelope.payload, envelope.fresh_until_s - now_s, envelope.ttl_s, envelope.tags
         )
@@ -209,6 +216,7 @@ class RedisStore:
 
     async def aclose(self) -> None:
         await self._reads.aclose()
+        await self._reader.disconnect()
         await self._client.aclose()
         await self._client.connection_pool.disconnect()
 
@@ -251,27 +259,43 @@ class RedisStore:
         return int(results[1]) if keys else 0
 
     async def _server_now_s(self) -> float:
-        """Now on the server's clock; asks it once a minute, and after every failure."""
-        loop_s = asyncio.get_running_loop().time()
-        if loop_s >= self._clock_valid_until_s:
-            seconds, microseconds = await self._client.time()
-            answered_s = asyncio.get_running_loop().time()
-            # The server read its clock between question and answer: half the round trip is the best guess.
-            self._clock_offset_s = seconds + microseconds / 1e6 - (loop_s + answered_s) / 2
-            self._clock_valid_until_s = answered_s + _CLOCK_VALID_S
-            loop_s = answered_s
-        return loop_s + self._clock_offset_s
+        """Now on the server's clock."""
+        if asyncio.get_running_loop().time() >= self._clock_valid_until_s:
+            await self._learn_clock()
+        return asyncio.get_running_loop().time() + self._clock_offset_s
+
+    async def _learn_clock(self) -> None:
+        """Ask the server for its time: once a minute, and after every failure."""
+        loop = asyncio.get_running_loop()
+        asked_s = loop.time()
+        seconds, microseconds = await self._client.time()
+        answered_s = loop.time()
+        # The server read its clock between question and answer: half the round trip is the best guess.
+        self._clock_offset_s = seconds + microseconds / 1e6 - (asked_s + answered_s) / 2
+        self._clock_valid_until_s = answered_s + _CLOCK_VALID_S
+
+    async def _read(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        if len(keys) == 1:
+            await self._reader.send_command("GET", keys[0])
+            return [await self._reader.read_response()]
+        await self._reader.send_command("MGET", *keys)
+        values: Sequence[bytes | None] = await self._reader.read_response()
+        return values
 
     @asynccontextmanager
     async def _translated(self) -> AsyncIterator[None]:
-        """The driver's errors as StoreUnavailable; what was believed about the server's clock ends with them."""
+        """The driver's errors as StoreUnavailable."""
         try:
             yield
-        except ResponseError as error:
-            raise StoreUnavailable(f"the server refused: {error}") from error
         except (RedisError, OSError, TimeoutError) as error:
-            self._clock_valid_until_s = -1.0
-            raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: Exception) -> StoreUnavailable:
+        """What was believed about the server's clock ends with the connection: another may have taken its place."""
+        if isinstance(error, ResponseError):
+            return StoreUnavailable(f"the server refused: {error}")
+        self._clock_valid_until_s = -1.0
+        return StoreUnavailable(f"{type(error).__name__}: {error}")
 
 
 def _milliseconds(seconds: float) -> int:

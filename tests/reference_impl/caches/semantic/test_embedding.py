@@ -16,6 +16,7 @@ from reference_impl.caches.semantic.evaluation import (
 )
 from reference_impl.caches.semantic.index import VectorIndex
 from reference_impl.caches.semantic.minilm import MiniLMEmbedder
+from reference_impl.caches.semantic.report import describe, draw_curve
 from reference_impl.caches.semantic.smart_cache import DEFAULT_THRESHOLD
 from tests.reference_impl.caches.semantic.vectors import WrittenEmbedder
 
@@ -170,3 +171,23 @@ def test_a_vector_of_another_dimension_is_refused() -> None:
     with pytest.raises(ValueError, match=r"shape \(4,\) does not fit an index of dimension 8"):
         index.add("a", np.zeros(4, np.float32))
     assert index.nearest(np.zeros(8, np.float32), 3) == []
+
+
+def test_the_report_names_the_rates_and_warns_where_they_are_too_low(tmp_path: Path) -> None:
+    embedder = WrittenEmbedder({"a": 0, "b": 10, "c": 60, "d": 5})
+    pairs = [
+        LabelledPair(True, "paraphrase", "a", "b"),
+        LabelledPair(False, "name", "a", "d"),
+        LabelledPair(False, "other", "c", "d"),
+    ]
+    evaluation = asyncio.run(evaluate(pairs, embedder, lambda *_: ""))
+    text = describe(evaluation, threshold=0.9, max_false_hit_rate=0.5)
+    assert "1 pairs that ask the same, 2 that do not" in text
+    assert "0.90, with the gate          0.500     1.000       0.500" in text
+    assert "answered wrongly at 0.90: name 1" in text
+    assert "from 0.58 on, false hits stay within 0.500: recall 1.000, precision 0.500" in text
+    assert "leave the semantic cache off" in text
+    path = tmp_path / "curve.png"
+    draw_curve(evaluation, path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert 5_000 < path.stat().st_size < 200_000
