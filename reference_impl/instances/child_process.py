@@ -8,6 +8,7 @@ signal and then becomes the program (`exec`), which spares a `preexec_fn` and it
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -111,25 +112,19 @@ class ChildProcess:
         if self._watcher.done():
             return
         if limit_s > 0:
-            self._signal(signal.SIGTERM)
+            self._process.terminate()
             try:
                 async with asyncio.timeout(limit_s):
                     await asyncio.shield(self._watcher)
             except TimeoutError:
                 _log.warning("%s: not gone %g s after SIGTERM, killing it", self.name, limit_s)
-        self._signal(signal.SIGKILL)
+        if self._process.returncode is None:
+            self._kill_group()
         await asyncio.shield(self._watcher)
 
-    def _signal(self, number: signal.Signals) -> None:
-        if self._process.returncode is not None:
-            return
-        try:
-            if number is signal.SIGKILL:
-                os.killpg(self.pid, number)
-            else:
-                os.kill(self.pid, number)
-        except ProcessLookupError:
-            pass  # it ended by itself; the watcher is about to hear of it
+    def _kill_group(self) -> None:
+        with contextlib.suppress(ProcessLookupError):  # nobody is left in it
+            os.killpg(self.pid, signal.SIGKILL)
 
     async def _watch(self) -> None:
         assert self._process.stdout is not None

@@ -78,9 +78,7 @@ class LocalProcessProvider:
         self._children[instance_id] = child
         try:
             line = await child.ready(self._ready_limit_s)
-            await asyncio.sleep(max(0.0, ready_from_s - loop.time()))
-            if child.ended.done():
-                raise UpstreamFailed(f"{instance_id}: {child.ended.result()}")
+            await _outlive(child, ready_from_s)
         except BaseException:
             try:
                 await child.stop(0.0)
@@ -118,3 +116,13 @@ class LocalProcessProvider:
     async def aclose(self) -> None:
         """End every instance: SIGTERM to all at once, a short grace to write their records, SIGKILL."""
         await asyncio.gather(*[self.stop(instance_id, 0.0) for instance_id in list(self._ports)])
+
+
+async def _outlive(child: ChildProcess, until_s: float) -> None:
+    """Wait until `until_s` on the loop's clock. Raises UpstreamFailed as soon as the child has ended."""
+    try:
+        async with asyncio.timeout_at(until_s):
+            reason = await asyncio.shield(child.ended)
+    except TimeoutError:
+        return
+    raise UpstreamFailed(f"{child.name}: {reason} while it booted")

@@ -64,7 +64,7 @@ async def virtual_provider() -> AsyncIterator[InstanceProvider]:
 
     spec = InstanceSpec(boot_s=BOOT_S, concurrency=CAPACITY, heartbeat_s=1.0)
     link = Link("gateway-instance", Constant(value=0.001), seed=1)
-    provider = VirtualProvider(spec, make, link, hashed_uniform(1))
+    provider = VirtualProvider(spec, make, link, hashed_uniform(1), lambda _: None)
     try:
         yield provider
     finally:

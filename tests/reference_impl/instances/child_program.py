@@ -40,7 +40,7 @@ import json, os, signal, sys, threading
 mode, instance_id, folder = sys.argv[1:4]
 if mode == "fails":
     print("first line of a long story", file=sys.stderr)
-    print("ValueError: upstream_url: 'nowhere' is not a URL", file=sys.stderr)
+    sys.stderr.write("ValueError: upstream_url: 'nowhere' is not a URL")  # without a line's end
     sys.exit(3)
 gone = threading.Event()
 signal.signal(signal.SIGTERM, (lambda *_: None) if mode == "stubborn" else (lambda *_: gone.set()))

@@ -228,6 +228,24 @@ def test_a_drain_that_takes_too_long_is_ended_and_tells_what_was_lost() -> None:
     in_virtual_time(work, drain_s=5.0)
 
 
+def test_a_stop_that_fails_is_an_event_and_not_the_end_of_the_fleet() -> None:
+    async def work(rig: Rig) -> None:
+        async def fail(instance_id: str, drain_s: float) -> None:
+            raise UpstreamFailed(f"{instance_id}: does not end")
+
+        await rig.fleet.start(2)
+        rig.provider.stop = fail  # type: ignore[method-assign]
+        rig.fleet.scale_by(-1)
+        await asyncio.sleep(1.0)
+        assert rig.log.of("stop_failed", "stopped") == [
+            (2.0, "instance-2", "stop_failed"),
+            (2.0, "instance-2", "stopped"),
+        ]
+        assert rig.counts == (1, 0, 0)
+
+    in_virtual_time(work)
+
+
 def test_a_dead_instance_leaves_the_balancer_at_once_and_is_replaced_to_keep_the_floor() -> None:
     async def work(rig: Rig) -> None:
         await rig.fleet.start(2)
