@@ -164,13 +164,21 @@ def simulate(
     as_json: bool,
 ) -> None:
     """Run SCENARIO (a preset's name or a YAML file) in virtual time."""
-    from simulation.experiments.virtual_run import live_arrivals
+    from simulation.experiments.virtual_run import replay_of
     from simulation.scenario.workload import compile_workload
 
     chosen = _load(scenario, assignments, trace, speed, limit, seed)
-    workload = live_arrivals(replay) if replay is not None else compile_workload(chosen)
+    lead_s = 0.0
+    if replay is not None:
+        workload, lead_s = replay_of(replay)
+    else:
+        workload = compile_workload(chosen)
     folder = _simulate(
-        chosen, workload, out or _default_folder(chosen.name, "virtual"), quiet=as_json
+        chosen,
+        workload,
+        out or _default_folder(chosen.name, "virtual"),
+        lead_s=lead_s,
+        quiet=as_json,
     )
     _show_run(folder, as_json)
 
@@ -261,7 +269,7 @@ def report(runs: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
 @_json
 def demo(seed: int | None, out: Path | None, as_json: bool) -> None:
     """The main job in about a minute: one scenario live and virtual, and the report that compares them."""
-    from simulation.experiments.virtual_run import live_arrivals
+    from simulation.experiments.virtual_run import replay_of
     from simulation.scenario.workload import compile_workload
 
     chosen = _load("demo", (), None, 1.0, None, seed)
@@ -269,7 +277,8 @@ def demo(seed: int | None, out: Path | None, as_json: bool) -> None:
     if not as_json:
         click.echo(f"{chosen.name}: {chosen.description}")
     live = _swarm(chosen, compile_workload(chosen), folder / "live", quiet=as_json)
-    virtual = _simulate(chosen, live_arrivals(live), folder / "virtual", quiet=as_json)
+    workload, lead_s = replay_of(live)
+    virtual = _simulate(chosen, workload, folder / "virtual", lead_s=lead_s, quiet=as_json)
     paths = _report((live, virtual), folder / "report")
     if as_json:
         from reports.summary import summarise
@@ -340,7 +349,9 @@ def _provenance() -> Provenance:
     )
 
 
-def _simulate(scenario: Scenario, workload: CompiledWorkload, folder: Path, *, quiet: bool) -> Path:
+def _simulate(
+    scenario: Scenario, workload: CompiledWorkload, folder: Path, *, lead_s: float, quiet: bool
+) -> Path:
     from simulation.experiments.virtual_run import run_virtual
 
     with _progress(quiet) as progress:
@@ -349,7 +360,7 @@ def _simulate(scenario: Scenario, workload: CompiledWorkload, folder: Path, *, q
         def advance(simulated_s: float, _ended: int) -> None:
             progress.update(bar, completed=min(simulated_s, scenario.horizon_s))
 
-        run_virtual(scenario, workload, folder, _provenance(), on_progress=advance)
+        run_virtual(scenario, workload, folder, _provenance(), lead_s=lead_s, on_progress=advance)
         progress.update(bar, completed=scenario.horizon_s)
     return folder
 

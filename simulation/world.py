@@ -50,6 +50,7 @@ def simulate(
     workload: CompiledWorkload,
     sink: RunSink,
     *,
+    lead_s: float = 0.0,
     on_progress: Callable[[float, int], None] | None = None,
     max_events: int | None = None,
     wall_clock_limit_s: float | None = None,
@@ -58,13 +59,15 @@ def simulate(
     """Play `workload` against `scenario` in virtual time.
 
     Args:
+        lead_s: how long the fleet has been up when the load begins. Control loops tick from their start, so a replay of
+            a live run needs the lead that the run had.
         on_progress: called at every sample with (simulated seconds, requests ended).
         max_events, wall_clock_limit_s, wall_clock: limits of the run (`simulation.kernel.run`).
 
     Raises:
         simulation.kernel.LimitExceeded: a limit was reached; what was recorded is in the sink.
     """
-    world = _World(scenario, workload, sink, on_progress)
+    world = _World(scenario, workload, sink, lead_s, on_progress)
     return run(
         world.main(),
         max_events=max_events,
@@ -79,11 +82,13 @@ class _World:
         scenario: Scenario,
         workload: CompiledWorkload,
         sink: RunSink,
+        lead_s: float,
         on_progress: Callable[[float, int], None] | None,
     ) -> None:
         self._scenario = scenario
         self._workload = workload
         self._sink = sink
+        self._lead_s = lead_s
         self._on_progress = on_progress
         self._origin_s = 0.0
         self._early_events: list[SystemEvent] | None = []
@@ -116,6 +121,7 @@ class _World:
             on_event=self._event,
         )
         await self._system.start()
+        await asyncio.sleep(self._lead_s)
         self._begin(loop.time())
         client_cpu = None
         if scenario.cpu.client != ProcessCpu():

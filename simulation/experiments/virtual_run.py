@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
 
-from reference_impl.telemetry.run_folder import RunWriter, read_requests
+from reference_impl.telemetry.run_folder import RunWriter, read_events, read_requests
 from simulation.scenario.errors import ScenarioError
 from simulation.scenario.manifest import Manifest
 from simulation.scenario.schema import Scenario, scenario_sha256
 from simulation.scenario.workload import CompiledWorkload
 from simulation.world import SimulationSummary, simulate
 
-__all__ = ["WORKLOAD_FILE", "Provenance", "live_arrivals", "run_virtual"]
+__all__ = ["WORKLOAD_FILE", "Provenance", "Replay", "replay_of", "run_virtual"]
 
 WORKLOAD_FILE: Final = "workload.npz"
 
@@ -36,6 +36,7 @@ def run_virtual(
     out: Path,
     provenance: Provenance,
     *,
+    lead_s: float = 0.0,
     on_progress: Callable[[float, int], None] | None = None,
     max_events: int | None = None,
     wall_clock_limit_s: float | None = None,
@@ -63,6 +64,7 @@ def run_virtual(
             scenario,
             workload,
             run,
+            lead_s=lead_s,
             on_progress=on_progress,
             max_events=max_events,
             wall_clock_limit_s=wall_clock_limit_s,
@@ -72,12 +74,20 @@ def run_virtual(
     return summary
 
 
-def live_arrivals(live: Path) -> CompiledWorkload:
+class Replay(NamedTuple):
+    """What a live run was asked, and when: see `simulate` for `lead_s`."""
+
+    workload: CompiledWorkload
+    lead_s: float
+
+
+def replay_of(live: Path) -> Replay:
     """The workload of the live run in folder `live`, with its measured `sent_s` as the arrivals.
 
-    So both systems are asked the same at the same instants, and the injector's lag is no part of the comparison.
-    Raises ScenarioError where the folder is not a run that can be replayed.
+    So both systems are asked the same at the same instants, their control loops tick at the same instants, and the
+    injector's lag is no part of the comparison. Raises ScenarioError where the folder is not a run that can be replayed.
     """
+    manifest = Manifest.read(live)
     try:
         requests = read_requests(live, ["request_id", "sent_s"])
     except (OSError, ValueError) as error:
@@ -87,4 +97,19 @@ def live_arrivals(live: Path) -> CompiledWorkload:
     ids = requests["request_id"].to_numpy()
     known = (ids >= 0) & (ids < len(workload))
     sent_s[ids[known]] = requests["sent_s"].to_numpy()[known]
-    return workload.replaying(sent_s)
+    return Replay(workload.replaying(sent_s), _lead_s(live, manifest))
+
+
+def _lead_s(live: Path, manifest: Manifest) -> float:
+    """From the instant at which the last of the initial instances was ready to the instant 0 of the load."""
+    deployment = manifest.scenario.get("deployment")
+    instances = deployment.get("instances") if isinstance(deployment, dict) else None
+    initial = instances.get("initial") if isinstance(instances, dict) else None
+    ready_s = [
+        event.t_s
+        for event in read_events(live)
+        if event.kind == "instance" and event.detail.get("state") == "ready"
+    ]
+    if not isinstance(initial, int) or len(ready_s) < initial:
+        return 0.0
+    return max(0.0, -ready_s[initial - 1])
