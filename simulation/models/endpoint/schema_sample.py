@@ -12,6 +12,7 @@ from typing import Any, Final
 __all__ = ["sample_of"]
 
 _MAX_DEPTH: Final = 64
+_MAX_PARTS: Final = 10_000
 
 _FORMATS: Final = {
     "date-time": "2026-01-01T00:00:00Z",
@@ -28,116 +29,127 @@ _FORMATS: Final = {
 
 
 def sample_of(schema: Any) -> Any:
-    """A value that satisfies `schema`."""
-    return _sample(schema, schema, 0)
+    """A value that satisfies `schema`; incomplete for one that demands itself, or more than 10,000 parts."""
+    return _Sampler(schema).sample(schema, 0)
 
 
-def _resolve(reference: str, root: Any) -> Any:
-    """The subschema at a local pointer (`#/$defs/Name`); anything goes where it leads nowhere."""
-    target = root
-    for part in reference.removeprefix("#").strip("/").split("/"):
-        name = part.replace("~1", "/").replace("~0", "~")
-        if not name:
-            continue
-        if not isinstance(target, dict) or name not in target:
-            return {}
-        target = target[name]
-    return target
+class _Sampler:
+    """One pass over one schema; its size is bounded, because a schema may refer to itself twice."""
 
+    def __init__(self, root: Any) -> None:
+        self._root = root
+        self._left = _MAX_PARTS
 
-def _sample(schema: Any, root: Any, depth: int) -> Any:
-    if not isinstance(schema, dict) or depth > _MAX_DEPTH:
-        return None
-    if isinstance(schema.get("$ref"), str):
-        return _sample(_resolve(schema["$ref"], root), root, depth + 1)
-    if "const" in schema:
-        return schema["const"]
-    if isinstance(schema.get("enum"), list) and schema["enum"]:
-        return schema["enum"][0]
-    for name in ("anyOf", "oneOf"):
-        choices = schema.get(name)
-        if isinstance(choices, list) and choices:
-            rest = {k: v for k, v in schema.items() if k != name}
-            first = choices[0] if isinstance(choices[0], dict) else {}
-            return _sample({**rest, **first}, root, depth + 1)
-    if isinstance(schema.get("allOf"), list):
-        return _sample(_merged(schema, root), root, depth + 1)
-    return _by_type(schema, root, depth)
-
-
-def _merged(schema: dict[str, Any], root: Any) -> dict[str, Any]:
-    merged = {k: v for k, v in schema.items() if k != "allOf"}
-    for found in schema["allOf"]:
-        part = found
-        if isinstance(part, dict) and isinstance(part.get("$ref"), str):
-            part = _resolve(part["$ref"], root)
-        if not isinstance(part, dict):
-            continue
-        properties = {**merged.get("properties", {}), **part.get("properties", {})}
-        required = [*merged.get("required", []), *part.get("required", [])]
-        merged = {**merged, **part}
-        if properties:
-            merged["properties"] = properties
-        if required:
-            merged["required"] = required
-    return merged
-
-
-def _by_type(schema: dict[str, Any], root: Any, depth: int) -> Any:
-    kind = schema.get("type")
-    if isinstance(kind, list):
-        kind = kind[0] if kind else None
-    if kind is None:
-        kind = "object" if "properties" in schema else "string"
-    match kind:
-        case "object":
-            properties = schema.get("properties")
-            properties = properties if isinstance(properties, dict) else {}
-            required = schema.get("required")
-            names = required if isinstance(required, list) else []
-            return {
-                name: _sample(properties.get(name, {}), root, depth + 1)
-                for name in names
-                if isinstance(name, str)
-            }
-        case "array":
-            size = min(_integer(schema.get("minItems")), 1_000)
-            leading = schema.get("prefixItems")
-            items = list(leading) if isinstance(leading, list) else []
-            items += [schema.get("items", {})] * max(0, size - len(items))
-            return [_sample(item, root, depth + 1) for item in items]
-        case "integer" | "number":
-            return _number(schema, whole=kind == "integer")
-        case "boolean":
-            return True
-        case "null":
+    def sample(self, schema: Any, depth: int) -> Any:
+        self._left -= 1
+        if not isinstance(schema, dict) or depth > _MAX_DEPTH or self._left < 0:
             return None
-        case _:
-            return _string(schema)
+        if isinstance(schema.get("$ref"), str):
+            return self.sample(self._resolve(schema["$ref"]), depth + 1)
+        if "const" in schema:
+            return schema["const"]
+        if isinstance(schema.get("enum"), list) and schema["enum"]:
+            return schema["enum"][0]
+        for name in ("anyOf", "oneOf"):
+            choices = schema.get(name)
+            if isinstance(choices, list) and choices:
+                rest = {k: v for k, v in schema.items() if k != name}
+                first = choices[0] if isinstance(choices[0], dict) else {}
+                return self.sample({**rest, **first}, depth + 1)
+        if isinstance(schema.get("allOf"), list):
+            return self.sample(self._merged(schema), depth + 1)
+        return self._by_type(schema, depth)
+
+    def _resolve(self, reference: str) -> Any:
+        """The subschema at a local pointer (`#/$defs/Name`); anything goes where it leads nowhere."""
+        target = self._root
+        for part in reference.removeprefix("#").strip("/").split("/"):
+            name = part.replace("~1", "/").replace("~0", "~")
+            if not name:
+                continue
+            if not isinstance(target, dict) or name not in target:
+                return {}
+            target = target[name]
+        return target
+
+    def _merged(self, schema: dict[str, Any]) -> dict[str, Any]:
+        """All parts of an `allOf` in one."""
+        merged = {k: v for k, v in schema.items() if k != "allOf"}
+        for found in schema["allOf"][:_MAX_PARTS]:
+            part = found
+            if isinstance(part, dict) and isinstance(part.get("$ref"), str):
+                part = self._resolve(part["$ref"])
+            if not isinstance(part, dict):
+                continue
+            properties = {**_dict(merged.get("properties")), **_dict(part.get("properties"))}
+            required = [*_list(merged.get("required")), *_list(part.get("required"))]
+            merged = {**merged, **part, "properties": properties, "required": required}
+        return merged
+
+    def _by_type(self, schema: dict[str, Any], depth: int) -> Any:
+        kind = schema.get("type")
+        if isinstance(kind, list):
+            kind = kind[0] if kind else None
+        if kind is None:
+            kind = "object" if "properties" in schema else "string"
+        match kind:
+            case "object":
+                properties = _dict(schema.get("properties"))
+                names = [name for name in _list(schema.get("required")) if isinstance(name, str)]
+                return {name: self.sample(properties.get(name, {}), depth + 1) for name in names}
+            case "array":
+                items = _list(schema.get("prefixItems"))[:_MAX_PARTS]
+                size = min(_integer(schema.get("minItems")), max(0, self._left))
+                items = items + [schema.get("items", {})] * (size - len(items))
+                return [self.sample(item, depth + 1) for item in items]
+            case "integer" | "number":
+                return _number(schema, whole=kind == "integer")
+            case "boolean":
+                return True
+            case "null":
+                return None
+            case _:
+                return _string(schema)
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _integer(value: Any) -> int:
     return value if type(value) is int and value > 0 else 0
 
 
+def _bound(schema: dict[str, Any], name: str) -> float | None:
+    """A bound as written; beyond 2^53 it is none, because arithmetic on it would not be exact."""
+    value = schema.get(name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return value if abs(value) < 2**53 else None
+
+
 def _number(schema: dict[str, Any], *, whole: bool) -> float:
-    low, high = schema.get("minimum"), schema.get("maximum")
-    over, under = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
-    step = schema.get("multipleOf")
-    unit = step if isinstance(step, (int, float)) and step > 0 else 1
+    low, high = _bound(schema, "minimum"), _bound(schema, "maximum")
+    over, under = _bound(schema, "exclusiveMinimum"), _bound(schema, "exclusiveMaximum")
+    step = _bound(schema, "multipleOf")
+    unit = step if step is not None and step > 1e-6 else 1
     value: float = 0
-    if isinstance(low, (int, float)) and value < low:
+    if low is not None and value < low:
         value = math.ceil(low / unit) * unit
-    if isinstance(over, (int, float)) and value <= over:
+    if over is not None and value <= over:
         value = (math.floor(over / unit) + 1) * unit
-    if isinstance(high, (int, float)) and value > high:
+    if high is not None and value > high:
         value = math.floor(high / unit) * unit
-    if isinstance(under, (int, float)) and value >= under:
+    if under is not None and value >= under:
         value = (math.ceil(under / unit) - 1) * unit
     # A range narrower than the unit: its middle, where fractions are allowed.
     if not whole and step is None:
-        lower = max((b for b in (low, over) if isinstance(b, (int, float))), default=None)
-        upper = min((b for b in (high, under) if isinstance(b, (int, float))), default=None)
+        lower = max((b for b in (low, over) if b is not None), default=None)
+        upper = min((b for b in (high, under) if b is not None), default=None)
         if lower is not None and upper is not None and not lower < value < upper:
             value = (lower + upper) / 2
     return int(value) if whole else value
