@@ -72,5 +72,7 @@ class MsgpackCodec(Generic[T]):
             inflated = inflater.decompress(memoryview(payload)[1:], _MAX_INFLATED_BYTES)
             if inflater.unconsumed_tail:
                 raise zlib.error(f"inflates to more than {_MAX_INFLATED_BYTES:,} bytes")
+            if not inflater.eof:
+                raise zlib.error("the end is missing")
             return inflated
         raise zlib.error(f"unknown format {payload[:1]!r}")

@@ -19,6 +19,7 @@ __all__ = [
     "Invalidation",
     "NotSerialisable",
     "PatternTooBroad",
+    "StoreRefused",
     "StoreUnavailable",
     "Stored",
 ]
@@ -42,6 +43,10 @@ class NotSerialisable(CacheError, TypeError):
 
 class StoreUnavailable(CacheError):
     """The store did not answer: refused, lost, out of memory or too late. The cause is chained."""
+
+
+class StoreRefused(StoreUnavailable):
+    """The store answered, and would not do it: out of memory, read only, not permitted. Others of its answers may help."""
 
 
 class Stored(msgspec.Struct, frozen=True):

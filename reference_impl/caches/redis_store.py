@@ -21,7 +21,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from reference_impl.caches.batches import Batches
 from reference_impl.caches.glob import escape_glob, is_literal
-from reference_impl.caches.port import Invalidation, Stored, StoreUnavailable
+from reference_impl.caches.port import Invalidation, Stored, StoreRefused, StoreUnavailable
 
 __all__ = ["RedisStore"]
 
@@ -275,9 +275,7 @@ class RedisStore:
         self._clock_valid_until_s = answered_s + _CLOCK_VALID_S
 
     async def _read(self, keys: Sequence[str]) -> Sequence[bytes | None]:
-        if len(keys) == 1:
-            await self._reader.send_command("GET", keys[0])
-            return [await self._reader.read_response()]
+        # For one key too: MGET finds nothing where a key of that name holds another type, and GET fails.
         await self._reader.send_command("MGET", *keys)
         values: Sequence[bytes | None] = await self._reader.read_response()
         return values
@@ -293,7 +291,7 @@ class RedisStore:
     def _unavailable(self, error: Exception) -> StoreUnavailable:
         """What was believed about the server's clock ends with the connection: another may have taken its place."""
         if isinstance(error, ResponseError):
-            return StoreUnavailable(f"the server refused: {error}")
+            return StoreRefused(f"the server refused: {error}")
         self._clock_valid_until_s = -1.0
         return StoreUnavailable(f"{type(error).__name__}: {error}")
 

@@ -18,10 +18,12 @@ from typing import Final, Generic, TypeVar
 from reference_impl.caches.background import BackgroundTasks
 from reference_impl.caches.codec import Codec, MsgpackCodec
 from reference_impl.caches.port import (
+    CacheError,
     CacheStore,
     Invalidation,
     NotSerialisable,
     Stored,
+    StoreRefused,
     StoreUnavailable,
 )
 from reference_impl.caches.statistics import SharedLevelStatistics
@@ -124,7 +126,7 @@ class SharedLevel(Generic[T]):
         self._last_error = ""
         self._paused_until_s = -math.inf
         self._claims = 0
-        self._warned_types: set[str] = set()
+        self._warned: set[str] = set()
         self._hits = self._misses = self._stale = self._skipped = self._errors = 0
         self._timeouts = self._stored = self._refused = self._unserialisable = 0
         self._lease_waits = 0
@@ -206,7 +208,7 @@ class SharedLevel(Generic[T]):
             payload = self._codec.encode(value)
         except NotSerialisable as error:
             self._unserialisable += 1
-            self._warn_once(type(value).__name__, error)
+            self._warn_once(f"type {type(value).__name__}", error)
             self._tasks.start(self._give_up(claim), "lease")
             return
         try:
@@ -318,7 +320,7 @@ class SharedLevel(Generic[T]):
         except NotSerialisable as error:
             self._unserialisable += 1
             self._misses += 1
-            self._warn_once("", error)
+            self._warn_once("bytes of a value", error)
             return None
         if stored.fresh_s > 0:
             self._hits += 1
@@ -370,6 +372,10 @@ class SharedLevel(Generic[T]):
             now_s = loop.time()
             claim.remaining_s = 0.0
             self._errors += 1
+            if isinstance(error, StoreRefused):
+                self._breaker.succeeded(permit, now_s)
+                self._warn_once("refused", error)
+                raise
             if isinstance(error, TimeoutError):
                 self._timeouts += 1
                 # Who has just waited in vain, and everyone else, goes on at once instead of waiting in vain again.
@@ -424,9 +430,9 @@ class SharedLevel(Generic[T]):
         if self._on_breaker_change is not None:
             self._on_breaker_change(now_s, old, new)
 
-    def _warn_once(self, kind: str, error: NotSerialisable) -> None:
-        if kind not in self._warned_types:
-            self._warned_types.add(kind)
+    def _warn_once(self, subject: str, error: CacheError) -> None:
+        if subject not in self._warned:
+            self._warned.add(subject)
             logger.warning("not shared: %s", error)
 
 
