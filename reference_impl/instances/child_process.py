@@ -19,8 +19,9 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from reference_impl.errors import UpstreamFailed
+from reference_impl.instances.supervised import ReadyLine
 
-__all__ = ["ChildProcess", "ReadyLine"]
+__all__ = ["ChildProcess"]
 
 _log = logging.getLogger(__name__)
 
@@ -35,12 +36,6 @@ os.execvp(sys.argv[2], sys.argv[2:])
 _LINE_LIMIT = 1 << 16
 # What is left in the pipes of a process that has ended is read within this time.
 _PIPES_S = 1.0
-
-
-class ReadyLine(msgspec.Struct, frozen=True):
-    """The one JSON line with which a child announces itself on its standard output."""
-
-    ready: str
 
 
 class ChildProcess:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Final
 
 from reference_impl.errors import ConnectionFailed
@@ -19,7 +19,7 @@ from simulation.models.network import Link
 
 __all__ = ["AsgiApp", "AsgiTransport"]
 
-Message = dict[str, Any]
+Message = MutableMapping[str, Any]
 AsgiApp = Callable[
     [Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]],
     Awaitable[None],
@@ -29,11 +29,16 @@ _UNTAGGED: Final = RequestTag(request_id=0)
 
 
 class AsgiTransport:
-    """Requests to `app` over `link`. Closing it cuts off what is still being served."""
+    """Requests to `app` over `link`. Closing it cuts off what is still being served.
 
-    def __init__(self, app: AsgiApp, link: Link) -> None:
+    `connection_key`: the key of the scope under which an application finds its connection, to cut it (`cut()`) or to be
+    told that the peer left (`on_lost`), where it needs what ASGI lacks.
+    """
+
+    def __init__(self, app: AsgiApp, link: Link, connection_key: str | None = None) -> None:
         self._app = app
         self._link = link
+        self._connection_key = connection_key
         self._loop = asyncio.get_running_loop()
         # A dict, not a set: iterated in the order of creation.
         self._serving: dict[asyncio.Task[None], None] = {}
@@ -48,8 +53,11 @@ class AsgiTransport:
         connection = _Connection(self._loop, body, latency_s)
         if latency_s > 0.0:
             await asyncio.sleep(latency_s)
+        scope = _scope(path, headers)
+        if self._connection_key is not None:
+            scope[self._connection_key] = connection
         server = self._loop.create_task(
-            self._serve(_scope(path, headers), connection), name=f"background:serve {path}"
+            self._serve(scope, connection), name=f"background:serve {path}"
         )
         self._serving[server] = None
         server.add_done_callback(self._served)
@@ -93,6 +101,8 @@ class _Connection:
         self._disconnected = loop.create_future()
         self._arriving: deque[tuple[float, Message | None]] = deque()
         self._arrival: asyncio.Future[None] | None = None
+        self._over = False
+        self.on_lost: Callable[[], Any] | None = None
 
     # The server's side.
 
@@ -103,12 +113,18 @@ class _Connection:
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
-        if not self._disconnected.done():  # else it goes to nobody, as into a closed socket
+        if (
+            not self._over and not self._disconnected.done()
+        ):  # else it goes to nobody, as into a closed socket
             self._put(message)
 
     def hang_up(self) -> None:
         """The server's end of the exchange."""
-        self._put(None)
+        if not self._over:
+            self._over = True
+            self._put(None)
+
+    cut = hang_up
 
     def _put(self, message: Message | None) -> None:
         self._arriving.append((self._loop.time() + self._latency_s, message))
@@ -132,6 +148,8 @@ class _Connection:
     def disconnect(self) -> None:
         if not self._disconnected.done():
             self._disconnected.set_result(None)
+            if not self._over and self.on_lost is not None:
+                self.on_lost()
 
 
 def _scope(path: str, headers: Mapping[str, str]) -> Message:

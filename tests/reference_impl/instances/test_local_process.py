@@ -69,7 +69,7 @@ def test_a_stopped_instance_drains_ends_and_closes_its_port(program: Path, run: 
 def test_an_instance_that_ignores_the_request_to_end_is_killed(
     program: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reference_impl.instances.local_process._EXIT_GRACE_S", 0.1)
+    monkeypatch.setattr("reference_impl.instances.supervised._EXIT_GRACE_S", 0.1)
 
     async def work() -> None:
         async with provider_of(program, "stubborn") as provider:
