@@ -73,7 +73,10 @@ class InstanceSpec(Spec):
 
 
 class BalancerSpec(Spec):
+    """Which instance takes a call. `choices`: of how many drawn at random `power_of_two` takes the least loaded."""
+
     policy: Literal["least_loaded", "round_robin", "weighted", "power_of_two"] = "least_loaded"
+    choices: Annotated[int, Field(ge=1, le=8)] = 2
 
 
 class AutoscalerSpec(Spec):

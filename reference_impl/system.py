@@ -51,7 +51,7 @@ class System:
         origin_s: float = 0.0,
     ) -> None:
         self.spec = spec
-        self.balancer = LoadBalancer(spec.balancer.policy, seed=seed)
+        self.balancer = LoadBalancer(spec.balancer.policy, seed=seed, choices=spec.balancer.choices)
         self.fleet = Fleet(provider, self.balancer, spec, on_event, origin_s=origin_s)
         self.cache: CacheLayer[Answer] | None = None
         if spec.cache.enabled:

@@ -14,7 +14,7 @@ import msgspec
 
 from reference_impl.balancer.least_loaded import LeastLoaded
 from reference_impl.balancer.port import Member, RoutingPolicy
-from reference_impl.balancer.power_of_two import PairDraw, PowerOfTwo, counter_draw
+from reference_impl.balancer.power_of_two import Draw, PowerOfChoices, counter_draw
 from reference_impl.balancer.round_robin import RoundRobin
 from reference_impl.balancer.weighted import SmoothWeighted
 from reference_impl.instances.port import InstanceMetrics, InstanceStatus
@@ -61,7 +61,7 @@ class _Pools:
 
 
 class LoadBalancer:
-    """Chooses instances by `routing_policy`: least_loaded, round_robin, weighted (smooth), or power_of_two.
+    """Chooses instances by `routing_policy`: least_loaded, round_robin, weighted (smooth), or power_of_two (of `choices`).
 
     UNHEALTHY instances are not selected, DEGRADED ones only when no healthy one is left.
 
@@ -74,10 +74,11 @@ class LoadBalancer:
         routing_policy: str = "least_loaded",
         *,
         seed: int = 0,
-        draw: PairDraw | None = None,
+        choices: int = 2,
+        draw: Draw | None = None,
     ) -> None:
-        """`draw` (or else `seed`) gives power_of_two its uniforms. Raises ValueError for an unknown policy."""
-        self._draw = draw or counter_draw(seed)
+        """`draw`, or else `seed` and `choices`, gives power_of_two its uniforms. Raises ValueError for an unknown policy."""
+        self._draw = draw or counter_draw(seed, choices)
         self._members: dict[str, Member] = {}
         self._reports: dict[str, InstanceMetrics] = {}
         self._leaving: dict[str, Member] = {}
@@ -99,7 +100,7 @@ class LoadBalancer:
             "least_loaded": LeastLoaded,
             "round_robin": RoundRobin,
             "weighted": SmoothWeighted,
-            "power_of_two": lambda: PowerOfTwo(self._draw),
+            "power_of_two": lambda: PowerOfChoices(self._draw),
         }
         if name not in makers:
             raise ValueError(

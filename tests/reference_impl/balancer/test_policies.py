@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from reference_impl.balancer.least_loaded import LeastLoaded
 from reference_impl.balancer.port import Member, RoutingPolicy
-from reference_impl.balancer.power_of_two import PowerOfTwo, counter_draw
+from reference_impl.balancer.power_of_two import PowerOfChoices, counter_draw
 from reference_impl.balancer.round_robin import RoundRobin
 from reference_impl.balancer.weighted import SmoothWeighted
 
@@ -35,7 +35,7 @@ POLICIES: list[Callable[[], RoutingPolicy]] = [
     RoundRobin,
     LeastLoaded,
     SmoothWeighted,
-    lambda: PowerOfTwo(counter_draw(1)),
+    lambda: PowerOfChoices(counter_draw(1)),
 ]
 
 
@@ -199,7 +199,7 @@ def test_the_heap_does_not_grow_with_the_number_of_calls() -> None:
 def test_the_less_loaded_of_the_two_drawn_is_chosen() -> None:
     a, b, c = members(1, 1, 1)
     draws = {0: (0.0, 0.0), 1: (0.5, 0.9), 2: (0.99, 0.0), 3: (0.4, 0.4)}
-    policy = filled(PowerOfTwo(draws.__getitem__), [a, b, c])
+    policy = filled(PowerOfChoices(draws.__getitem__), [a, b, c])
     a.in_flight, b.in_flight, c.in_flight = 2, 1, 1
     # (a, b): b is less loaded. (b, c): a tie, the first drawn. (c, a): c. (b, a): b.
     assert picks(policy, 4) == "bbcb"
@@ -207,7 +207,7 @@ def test_the_less_loaded_of_the_two_drawn_is_chosen() -> None:
 
 def test_the_two_drawn_are_always_distinct() -> None:
     a, b = members(1, 1)
-    policy = filled(PowerOfTwo(counter_draw(3)), [a, b])
+    policy = filled(PowerOfChoices(counter_draw(3)), [a, b])
     a.in_flight = 1
     assert picks(policy, 200) == "b" * 200
 
@@ -222,7 +222,7 @@ def test_draws_depend_on_the_seed_and_the_number_of_the_decision_alone() -> None
 
 def test_power_of_two_is_far_more_even_than_one_choice() -> None:
     those = members(*[1.0] * 100)
-    policy = filled(PowerOfTwo(counter_draw(7)), those)
+    policy = filled(PowerOfChoices(counter_draw(7)), those)
     one_choice = Counter(int(counter_draw(8)(n)[0] * 100) for n in range(10_000))
     for _ in range(10_000):
         member = policy.select()
@@ -234,7 +234,36 @@ def test_power_of_two_is_far_more_even_than_one_choice() -> None:
 
 def test_members_that_leave_are_not_drawn() -> None:
     those = members(1, 1, 1, 1)
-    policy = filled(PowerOfTwo(counter_draw(9)), those)
+    policy = filled(PowerOfChoices(counter_draw(9)), those)
     policy.remove(those[1])
     policy.remove(those[3])
     assert set(picks(policy, 200)) == {"a", "c"}
+
+
+def test_of_more_choices_the_least_loaded_is_taken_and_of_equals_the_first_drawn() -> None:
+    a, b, c, d = members(1, 1, 1, 1)
+    a.in_flight, b.in_flight, c.in_flight, d.in_flight = 3, 2, 1, 0
+    draws = {0: (0.0, 0.0, 0.0), 1: (0.99, 0.99, 0.99), 2: (0.3, 0.4, 0.0)}
+    policy = filled(PowerOfChoices(draws.__getitem__), [a, b, c, d])
+    # (a, b, c); (d, c, b); (b, c, a).
+    assert picks(policy, 3) == "cdc"
+
+
+@pytest.mark.parametrize("choices", [1, 3, 8])
+def test_every_member_is_drawn_equally_often_whatever_the_number_of_choices(choices: int) -> None:
+    those = members(*[1.0] * 10)
+    policy = filled(PowerOfChoices(counter_draw(4, choices)), those)
+    counts = Counter(picks(policy, 5000))
+    assert all(abs(count - 500) < 5 * 500**0.5 for count in counts.values())
+
+
+def test_more_choices_than_members_compare_them_all() -> None:
+    a, b = members(1, 1)
+    a.in_flight = 1
+    policy = filled(PowerOfChoices(counter_draw(3, 5)), [a, b])
+    assert picks(policy, 100) == "b" * 100
+
+
+def test_a_number_of_choices_out_of_bounds_is_refused() -> None:
+    with pytest.raises(ValueError, match="choices: 9 is out of bounds; allowed: 1 to 8"):
+        counter_draw(1, 9)
