@@ -63,6 +63,7 @@ async def serve(options: MockOptions) -> None:
     log = None if options.log is None else AttemptLog(options.log)
     write = None if log is None else log.write
     endpoint = LLMEndpoint(options.profile, options.seed, prices=options.prices, observer=write)
+    endpoint.prepare()
     messages = MessagesRoutes(
         endpoint, allow_faults=options.allow_fault_header, wall_clock=time.time, log=write
     )

@@ -6,7 +6,6 @@ arrivals replayed in virtual time meet the same.
 
 from __future__ import annotations
 
-import asyncio
 import math
 
 from reference_impl.errors import Overloaded, RateLimited
@@ -45,14 +44,16 @@ class Admission:
             else None
         )
 
-    def limits_of(self, account: str, model: str) -> AccountLimits | None:
-        """The limits that a call of this account to this model meets; None: unlimited."""
+    def limits_of(self, account: str, model: str, now: float) -> AccountLimits | None:
+        """The limits that a call of this account to this model meets; None: unlimited.
+
+        `now` is when their buckets are first seen full.
+        """
         line = self._lines.find(model)
         if not line.limited:
             return None
         limits = self._limits.get((account, line.name))
         if limits is None:
-            now = asyncio.get_running_loop().time()
             limits = AccountLimits(line.limits, self._profile.speedup, now)
             self._limits[account, line.name] = limits
         return limits
@@ -203,7 +204,7 @@ class Admission:
     def _pass_limits(
         self, account: str, model: str, counts: TokenCounts, now: float
     ) -> AccountLimits | None:
-        limits = self.limits_of(account, model)
+        limits = self.limits_of(account, model, now)
         if limits is None:
             return None
         refusal = limits.refuse(counts.uncached + counts.written, now)

@@ -10,6 +10,7 @@ import asyncio
 from reference_impl.errors import ServiceError, StreamBroken
 from reference_impl.messages import Call, Completion, Emit
 from simulation.models.endpoint.admission import Admission
+from simulation.models.endpoint.answer import passage_text
 from simulation.models.endpoint.attempt import Attempt, EndpointStatistics
 from simulation.models.endpoint.batching import EngineStatistics
 from simulation.models.endpoint.books import Books, Observer
@@ -74,7 +75,12 @@ class LLMEndpoint:
 
     def limits_of(self, account: str, model: str) -> AccountLimits | None:
         """The limits that a call of this account to this model meets; None: unlimited."""
-        return self._admission.limits_of(account, model)
+        return self._admission.limits_of(account, model, asyncio.get_running_loop().time())
+
+    def prepare(self) -> None:
+        """Build the tables that a first call would otherwise wait for (a live server does this before it is ready)."""
+        passage_text(0, 1)
+        self._lines.prepare()
 
     async def complete(self, call: Call, emit: Emit | None = None) -> Completion:
         """Answer `call` (see MessagesPort); writes `call.trace.endpoint_s`, also when it fails."""

@@ -89,6 +89,13 @@ class Lines:
             self._lines[name] = line
         return line
 
+    def prepare(self) -> None:
+        """Find every listed model's line, and build the tables of its timing."""
+        for name in self._prices.models:
+            line = self.find(name)
+            if line.timing is not None:
+                line.timing.shares(0.5, 2)
+
     def engines(self) -> dict[str, BatchingEngine]:
         """Each engine by the line that it is of ("" is the shared one)."""
         own = {

@@ -1,0 +1,136 @@
+"""Rate limits in both worlds: a minute played in a second, and the log of a live run replayed in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+
+from reference_impl.messages import RequestTag
+from simulation.kernel import run
+from simulation.models.llm_endpoint import LLMEndpoint
+from simulation.scenario.endpoint import load_profile
+from tests.loadtests.mock.process import Mock, running_mock
+from tests.simulation.models.endpoint.calls import MODEL, Records, offered, tagged
+
+# Two simulated minutes in six seconds.
+_SPEEDUP = 20.0
+_MINUTES = 2.0
+_PROFILE = f"""
+name: limited
+speedup: {_SPEEDUP}
+service:
+  kind: provider
+  ttft_s: {{kind: lognormal, median: 0.6, sigma: 0.45}}
+  tokens_per_s: {{kind: lognormal, median: 100, sigma: 0.2}}
+  prefill_s_per_token: 0.0001
+output_tokens: 20
+limits: {{requests_per_min: 600, input_tokens_per_min: 100000, output_tokens_per_min: 12000}}
+overload: {{capacity_in_flight: 60, onset: 0.3, background: 0.02}}
+faults: [{{kind: "500", probability: 0.01}}]
+prompt_cache: {{automatic: true}}
+"""
+_ONLY_REQUESTS = f"""
+name: requests
+speedup: {_SPEEDUP}
+service: {{kind: service_time, service_s: 0.5}}
+output_tokens: 5
+limits: {{requests_per_min: 1000}}
+"""
+
+
+async def _offer(mock: Mock, per_s: float, count: int, rows: list[RequestTag]) -> None:
+    """Send `count` requests, `per_s` a second, whatever becomes of them."""
+    body: dict[str, Any] = {
+        "model": MODEL,
+        "max_tokens": 1000,
+        "messages": [{"role": "user", "content": "x"}],
+    }
+    headers = {"x-api-key": "key", "anthropic-version": "2023-06-01"}
+    payload = msgspec.json.encode(body)
+    loop = asyncio.get_running_loop()
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
+
+        async def send(tag: RequestTag) -> None:
+            extra = {"x-twinload-request": tag.encode()}
+            url = f"{mock.url}/v1/messages"
+            async with session.post(url, data=payload, headers=extra) as answer:
+                await answer.read()
+
+        begin_s = loop.time()
+        tasks = []
+        for i in range(count):
+            await asyncio.sleep(begin_s + i / per_s - loop.time())
+            tasks.append(asyncio.create_task(send(rows[i])))
+        await asyncio.gather(*tasks)
+
+
+@pytest.mark.serial
+def test_at_twice_the_limit_the_accepted_rate_is_the_limit_within_one_percent(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "p.yaml").write_text(_ONLY_REQUESTS)
+    limit_per_s = 1_000 / 60 * _SPEEDUP
+    count = int(2 * limit_per_s * _MINUTES * 60 / _SPEEDUP)
+    rows = [RequestTag(i, 0, i, 10, 5) for i in range(count)]
+    with running_mock(tmp_path, "--profile", str(tmp_path / "p.yaml")) as mock:
+        asyncio.run(_offer(mock, 2 * limit_per_s, count, rows))
+    records = mock.records()
+    assert len(records) == count
+    arrivals_s = sorted(record["arrived_s"] for record in records)
+    accepted = sum(record["status"] == 200 for record in records)
+    # The first request opens the bucket; the last one to be accepted closes the count.
+    accepted_per_s = accepted / (arrivals_s[-1] - arrivals_s[0])
+    assert accepted_per_s == pytest.approx(limit_per_s, rel=0.01)
+
+
+def test_replaying_a_live_log_in_virtual_time_gives_the_same_decisions(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(_PROFILE)
+    rows = [RequestTag(i, 0, i % 150, 1500 if i % 7 == 0 else 90, 5 + i % 40) for i in range(700)]
+    arguments = ("--profile", str(tmp_path / "p.yaml"), "--seed", "11")
+    with running_mock(tmp_path, *arguments) as mock:
+        asyncio.run(_offer(mock, 350.0, len(rows), rows))
+    live = sorted(mock.records(), key=lambda record: record["arrived_s"])
+
+    replayed = Records()
+
+    async def main() -> None:
+        profile = load_profile(tmp_path / "p.yaml")
+        endpoint = LLMEndpoint(profile, 11, observer=replayed.observe)
+        arrivals = []
+        for record in live:
+            row = rows[record["request_id"]]
+            call = tagged(row.request_id, max_tokens=1000, tag=row)
+            arrivals.append((record["arrived_s"], call))
+        await offered(endpoint, arrivals)
+
+    run(main())
+    by_id = {record.request_id: record for record in replayed}
+    decided_live = [
+        (r["request_id"], r["status"], r["limit"], r["fault"], r["cache_read_input_tokens"])
+        for r in live
+    ]
+    decided_virtual = [
+        (
+            r["request_id"],
+            by_id[r["request_id"]].status,
+            by_id[r["request_id"]].limit,
+            by_id[r["request_id"]].fault,
+            by_id[r["request_id"]].cache_read_input_tokens,
+        )
+        for r in live
+    ]
+    assert decided_virtual == decided_live
+    statuses = {status for _, status, *_ in decided_live}
+    assert statuses == {200, 429, 500, 529}  # the replay had something to decide
+    limits = {limit.split(" of ")[1].split(" per ")[0] for _, _, limit, *_ in decided_live if limit}
+    assert limits == {"requests", "input tokens", "output tokens"}
+    for record in live:
+        if record["status"] == 200:
+            drawn = by_id[record["request_id"]].drawn_endpoint_s
+            assert record["drawn_endpoint_s"] == pytest.approx(drawn, abs=1e-9)
