@@ -68,17 +68,28 @@ _DIRECTIONAL: Final = frozenset(
 )
 
 
+class _Object(NamedTuple):
+    """A directional preposition, the content word that follows it, and those that come before it."""
+
+    preposition: str
+    thing: str
+    before: list[str]
+
+
 class _Prompt(NamedTuple):
-    words: list[str]  # lower case, in order
-    numbers: Counter[str]
+    """A prompt as the rules see it; every list is in the order of the prompt.
+
+    `content`: stems of what is not framing. `names`: those of capitalised words inside a sentence. `answer_kinds`: what follows "which" or "what", as the city of "which city".
+    """
+
+    words: list[str]
+    numbers: list[str]
     negations: int
-    names: list[str]  # stems of capitalised words inside sentences, in order
+    names: list[str]
     quoted: list[str]
-    content: list[str]  # stems of what is not framing, in order
-    objects: list[
-        tuple[str, str]
-    ]  # a directional preposition, and the stem of the next content word
-    answer_kinds: frozenset[str]  # stems that follow "which" or "what": the city of "which city"
+    content: list[str]
+    objects: list[_Object]
+    answer_kinds: frozenset[str]
 
 
 def difference(first: str, second: str) -> str:
@@ -86,7 +97,7 @@ def difference(first: str, second: str) -> str:
     a, b = _read(first), _read(second)
     if a.words == b.words and a.quoted == b.quoted:
         return ""
-    if a.numbers != b.numbers:
+    if Counter(a.numbers) != Counter(b.numbers):
         return "numbers"
     if a.negations != b.negations:
         return "negation"
@@ -107,12 +118,6 @@ def _read(prompt: str) -> _Prompt:
     expanded = _POSSESSIVE.sub("", _expand(prompt))
     tokens = [(match.group(), match.start()) for match in _WORD.finditer(expanded)]
     words = [text.lower() for text, _ in tokens]
-    numbers: Counter[str] = Counter()
-    for word in words:
-        if _NUMBER.fullmatch(word):
-            numbers[_canonical(word)] += 1
-        elif word in NUMBER_WORDS:
-            numbers[f"{NUMBER_WORDS[word]:.15g}"] += 1
     names = [
         _stem(text.lower())
         for text, start in tokens
@@ -121,13 +126,13 @@ def _read(prompt: str) -> _Prompt:
     stems = [_stem(word) if _is_content(word) else "" for word in words]
     return _Prompt(
         words,
-        numbers,
+        [number for number in map(_number, words) if number],
         sum(word in NEGATORS for word in words),
         names,
         [quoted.lower().strip(" .,!?") for quoted in _QUOTED.findall(prompt)],
         [stem for stem in stems if stem],
         [
-            (word, next(stem for stem in stems[place:] if stem))
+            _Object(word, next(filter(None, stems[place:])), stems[:place])
             for place, word in enumerate(words)
             if word in _DIRECTIONAL and any(stems[place:])
         ],
@@ -150,9 +155,13 @@ def _expand(prompt: str) -> str:
     return text
 
 
-def _canonical(digits: str) -> str:
-    """1,200 as 1200, 3.10 as 3.1; versions, times and the like as they are written."""
-    plain = digits.replace(",", "") if _THOUSANDS.fullmatch(digits) else digits
+def _number(word: str) -> str:
+    """1,200 as 1200, 3.10 as 3.1, three as 3; versions, times and the like as they are written; "" for other words."""
+    if word in NUMBER_WORDS:
+        return f"{NUMBER_WORDS[word]:.15g}"
+    if not _NUMBER.fullmatch(word):
+        return ""
+    plain = word.replace(",", "") if _THOUSANDS.fullmatch(word) else word
     return f"{float(plain):.15g}" if _DECIMAL.fullmatch(plain) else plain
 
 
@@ -218,20 +227,22 @@ def _roles_swapped(a: _Prompt, b: _Prompt) -> bool:
 
     Mere rotation is no objection: "in Python, how do I ..." asks the same as "how do I ... in Python".
     """
-    return _objects_exchanged(a, b) or _transposed(
-        _common(a.content, b.content), _common(b.content, a.content)
+    return (
+        a.numbers != b.numbers
+        or _objects_exchanged(a, b)
+        or _transposed(_common(a.content, b.content), _common(b.content, a.content))
     )
 
 
 def _objects_exchanged(a: _Prompt, b: _Prompt) -> bool:
-    """A preposition whose object in one prompt is something else in the other, though the other has that object too."""
-    objects_b = dict(b.objects)
+    """What follows a preposition in one prompt comes before it in the other, and the other way round."""
     return any(
-        preposition in objects_b
-        and objects_b[preposition] != thing
-        and thing in b.content
-        and objects_b[preposition] in a.content
-        for preposition, thing in a.objects
+        one.preposition == other.preposition
+        and one.thing != other.thing
+        and one.thing in other.before
+        and other.thing in one.before
+        for one in a.objects
+        for other in b.objects
     )
 
 

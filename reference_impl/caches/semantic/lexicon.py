@@ -63,6 +63,7 @@ CONTRACTIONS: Final = {
     "'ve": " have",
     "'ll": " will",
     "'d": " would",
+    "what makes": "why",
 }
 
 NUMBER_WORDS: Final = {

@@ -103,6 +103,15 @@ def test_at_the_shipped_setting_95_percent_of_answers_are_right_and_half_of_the_
     assert safest.threshold <= DEFAULT_THRESHOLD
 
 
+def test_near_misses_that_were_written_after_the_gate_are_refused_too(
+    embedder: MiniLMEmbedder,
+) -> None:
+    pairs = read_pairs(Path(__file__).parent / "fresh_pairs.tsv")
+    shipped = asyncio.run(evaluate(pairs, embedder)).at(DEFAULT_THRESHOLD)
+    assert (shipped.wrong, shipped.different) == (0, 20)
+    assert shipped.recall >= 0.4
+
+
 def test_the_evaluation_counts_right_and_wrong_answers() -> None:
     embedder = WrittenEmbedder({"a": 0, "b": 10, "c": 60, "d": 5})
     pairs = [

@@ -25,6 +25,7 @@ from reference_impl.caches.semantic.gate import difference
         ("Tell me about Chopin.", "Tell me about Liszt.", "names"),
         ("Trains from Oslo to Bergen", "Trains from Bergen to Oslo", "order"),
         ("Is tea healthier than coffee?", "Is coffee healthier than tea?", "order"),
+        ("Divide 12 by 3.", "Divide 3 by 12.", "order"),
         ("Can a dog bite a postman?", "Can a postman bite a dog?", "order"),
         ("How do I water a cactus?", "How do I repot a cactus?", "one word"),
         ("Show my orders.", "Show my cancelled orders.", "qualifier"),
