@@ -28,7 +28,7 @@ from loadtests.mock.lag import LoopLag
 from loadtests.mock.messages import MessagesRoutes
 from loadtests.mock.metrics import MockMetrics
 from loadtests.mock.protocol import MockProtocol
-from reference_impl.live.config import ConfigError
+from reference_impl.process_config import ConfigError
 from reference_impl.live.loop import run_live
 from reference_impl.live.serving import announce, serving, stop_on_signals
 from simulation.models.llm_endpoint import LLMEndpoint

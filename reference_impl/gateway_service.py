@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from reference_impl.compute import Compute
-from reference_impl.deployment import DeploymentSpec
 from reference_impl.instances.port import InstanceMetrics, InstanceProvider
 from reference_impl.metrics import ServiceMetrics
+from reference_impl.process_config import ProcessConfig
 from reference_impl.service import MessagesEndpoint, gateway_app, request_ids
 from reference_impl.system import System
 from reference_impl.telemetry import StationSample
@@ -34,34 +34,28 @@ class GatewayService:
     """The front door of a deployment.
 
     Args:
-        spec: what exists.
+        config: what exists, seed, tenants, control token, sampling.
         provider: starts instances; gets the heartbeats that arrive over HTTP.
         compute: the CPU of this process; cpu_sample: its station.
-        run_log: where traces, samples and events go.
-        seed: of the system's draws. tenants: API key -> tenant.
-        control_token: what instances prove themselves with.
     """
 
     def __init__(
         self,
-        spec: DeploymentSpec,
+        config: ProcessConfig,
         provider: ReportedProvider,
         compute: Compute,
-        run_log: RunLog,
         *,
-        seed: int,
-        tenants: dict[str, str],
-        control_token: str,
-        sample_interval_s: float,
         cpu_sample: Callable[[], StationSample],
     ) -> None:
-        self._drain_s = spec.instances.drain_s
-        self._run_log = run_log
-        self._sample_interval_s = sample_interval_s
+        self._drain_s = config.deployment.instances.drain_s
+        self._run_log = run_log = RunLog(config.run_dir, "gateway", "gateway")
+        self._sample_interval_s = config.sample_interval_s
         self._cpu_sample = cpu_sample
         self._sampling: asyncio.Task[None] | None = None
         self._ready = False
-        self._system = System(spec, provider, compute, seed=seed, on_event=run_log.event)
+        self._system = System(
+            config.deployment, provider, compute, seed=config.seed, on_event=run_log.event
+        )
         metrics = ServiceMetrics(
             {
                 "twinload_gateway_in_flight": (
@@ -76,12 +70,12 @@ class GatewayService:
         )
         self.app = gateway_app(
             MessagesEndpoint(
-                self._system.gateway, metrics, request_ids(), tenants, on_done=run_log.trace
+                self._system.gateway, metrics, request_ids(), config.tenants, on_done=run_log.trace
             ),
             metrics,
             lambda: self._ready and self._system.fleet.counts.ready > 0,
             on_heartbeat=provider.heartbeat,
-            control_token=control_token,
+            control_token=config.control_token,
         )
 
     async def start(self) -> None:

@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from reference_impl.compute import Compute
-from reference_impl.deployment import DeploymentSpec
 from reference_impl.errors import UpstreamFailed
 from reference_impl.instances.heartbeat import HeartbeatSender, Usage
 from reference_impl.instances.port import InstanceMetrics
 from reference_impl.llm.port import MessagesPort
 from reference_impl.llm.transport import HttpTransport
 from reference_impl.metrics import ServiceMetrics
+from reference_impl.process_config import ProcessConfig
 from reference_impl.service import (
     CONTROL_TOKEN_HEADER,
     HEARTBEAT_PATH,
@@ -34,45 +34,40 @@ class InstanceService:
 
     Args:
         instance_id: its name in the fleet.
-        spec: what exists; the instance's own part of it, retries and cache windows.
+        config: what exists, seed, sampling, and the token for the gateway.
         llm: the endpoint; closed with the service.
         compute: the CPU of this process; cpu_sample: its station; usage: its load, for heartbeats.
-        run_log: where traces and samples go.
-        seed: of the retries' jitter.
-        control: the gateway, for heartbeats, with `control_token`; None sends none. on_orphaned: called when nobody takes
+        control: the gateway, for heartbeats; None sends none. on_orphaned: called when nobody takes
             them any more.
     """
 
     def __init__(
         self,
         instance_id: str,
-        spec: DeploymentSpec,
+        config: ProcessConfig,
         llm: MessagesPort,
         compute: Compute,
-        run_log: RunLog,
         *,
-        seed: int,
-        sample_interval_s: float,
         cpu_sample: Callable[[], StationSample],
         usage: Callable[[], Usage],
         control: HttpTransport | None,
-        control_token: str,
         on_orphaned: Callable[[], None],
     ) -> None:
+        spec = config.deployment
         self._drain_s = spec.instances.drain_s
         self._heartbeat_s = spec.instances.heartbeat_s
-        self._run_log = run_log
-        self._sample_interval_s = sample_interval_s
+        self._run_log = run_log = RunLog(config.run_dir, "instance", instance_id)
+        self._sample_interval_s = config.sample_interval_s
         self._cpu_sample = cpu_sample
         self._usage = usage
         self._control = control
         self._control_headers = {
             "content-type": "application/json",
-            CONTROL_TOKEN_HEADER: control_token,
+            CONTROL_TOKEN_HEADER: config.control_token,
         }
         self._on_orphaned = on_orphaned
         self._tasks: list[asyncio.Task[None]] = []
-        self._instance = build_instance(instance_id, spec, llm, compute, seed=seed)
+        self._instance = build_instance(instance_id, spec, llm, compute, seed=config.seed)
         metrics = ServiceMetrics(
             {
                 "twinload_instance_in_flight": (

@@ -20,8 +20,8 @@ from reference_impl.llm.http import HttpMessages
 from reference_impl.llm.port import MessagesPort
 from reference_impl.messages import Call, Completion, Emit
 from reference_impl.overload.jitter import hashed_uniform
+from reference_impl.process_config import ProcessConfig
 from reference_impl.telemetry import RequestRecord
-from reference_impl.telemetry.run_log import RunLog
 from simulation.kernel import run
 from simulation.models.clients import Clients
 from simulation.models.cpu import Host, VirtualCpu
@@ -33,8 +33,6 @@ from simulation.scenario.schema import Scenario
 from simulation.scenario.workload import CompiledWorkload
 
 __all__ = ["simulate_wire"]
-
-CONTROL_TOKEN = "virtual"  # noqa: S105 - nobody outside this process can use it
 
 
 def simulate_wire(
@@ -88,27 +86,26 @@ class _WireWorld:
             capacity=spec.instances.concurrency,
             heartbeat_s=spec.instances.heartbeat_s,
         )
-        cpu = VirtualCpu("gateway", scenario.cpu.gateway, self._host)
-        self._gateway = GatewayService(
-            spec,
-            provider,
-            cpu,
-            RunLog(self._folder, "gateway", "gateway"),
+        self._config = ProcessConfig(
+            deployment=spec,
+            upstream_url="http://endpoint",
+            run_dir=self._folder,
             seed=seed,
-            tenants={},
-            control_token=CONTROL_TOKEN,
+            forward_tags=True,
+            tenants={f"key of {tenant}": tenant for tenant in self._workload.tenants},
             sample_interval_s=scenario.sample_interval_s,
-            cpu_sample=cpu.sample_now,
+            control_url="http://gateway",
+            control_token="virtual",  # noqa: S106 - nobody outside this process can use it
         )
+        cpu = VirtualCpu("gateway", scenario.cpu.gateway, self._host)
+        self._gateway = GatewayService(self._config, provider, cpu, cpu_sample=cpu.sample_now)
         await self._gateway.start()
         entrance = AsgiTransport(
             self._gateway.app, Link("client-gateway", network.client_gateway_s, seed)
         )
         clients = Clients(
             self._workload,
-            _BodyPort(
-                self._workload, HttpMessages(entrance, forward_tags=True, trust_outcome=True)
-            ),
+            _BodyPort(self._workload, entrance),
             origin_s=asyncio.get_running_loop().time(),
             horizon_s=scenario.horizon_s,
             on_record=self._on_record,
@@ -125,20 +122,16 @@ class _WireWorld:
         process = _VirtualProcess(instance_id)
         process.service = InstanceService(
             instance_id,
-            scenario.deployment,
+            self._config,
             HttpMessages(
                 AsgiTransport(self._endpoint, self._endpoint_link, self._connection_key),
                 api_key="virtual",
                 forward_tags=True,
             ),
             cpu,
-            RunLog(self._folder, "instance", instance_id),
-            seed=scenario.seed,
-            sample_interval_s=scenario.sample_interval_s,
             cpu_sample=cpu.sample_now,
             usage=lambda: Usage(cpu=usage.since_last(), memory=0.0),
             control=AsgiTransport(self._gateway.app, self._instance_link),
-            control_token=CONTROL_TOKEN,
             on_orphaned=process.orphaned,
         )
         process.service.start()
@@ -180,15 +173,20 @@ class _VirtualProcess:
 
 
 class _BodyPort:
-    """Gives each call the body that a live injector would send."""
+    """Sends each call with the body and the key that a live injector would send."""
 
-    def __init__(self, workload: CompiledWorkload, port: MessagesPort) -> None:
+    def __init__(self, workload: CompiledWorkload, entrance: AsgiTransport) -> None:
         self._workload = workload
-        self._port = port
+        self._ports = {
+            tenant: HttpMessages(
+                entrance, api_key=f"key of {tenant}", forward_tags=True, trust_outcome=True
+            )
+            for tenant in workload.tenants
+        }
 
     async def complete(self, call: Call, emit: Emit | None = None) -> Completion:
         call.body = request_body(self._workload, call.request_id)
-        return await self._port.complete(call, emit)
+        return await self._ports[call.tenant].complete(call, emit)
 
     async def aclose(self) -> None:
-        await self._port.aclose()
+        """The transport is the world's."""

@@ -15,14 +15,13 @@ from reference_impl.errors import ServiceError
 from reference_impl.gateway_service import GatewayService
 from reference_impl.instances.boot import boot_time_s
 from reference_impl.instances.local_process import LocalProcessProvider, service_command
-from reference_impl.live.config import ConfigError, ProcessConfig
 from reference_impl.live.process_cpu import ProcessCpuStation
 from reference_impl.live.serving import announce, serving, stop_on_signals
 from reference_impl.llm.aiohttp_transport import AiohttpTransport
 from reference_impl.llm.http import HttpMessages
 from reference_impl.llm.port import MessagesPort
 from reference_impl.overload.jitter import hashed_uniform
-from reference_impl.telemetry.run_log import RunLog
+from reference_impl.process_config import ConfigError, ProcessConfig
 
 __all__ = ["run_gateway"]
 
@@ -32,7 +31,7 @@ async def run_gateway(config: ProcessConfig) -> None:
     stop = stop_on_signals()
     instances = config.deployment.instances
     luck = hashed_uniform(config.seed)
-    token = secrets.token_urlsafe(32)
+    config = config.model_copy(update={"control_token": secrets.token_urlsafe(32)})
     with _instance_config_file() as instance_config:
         provider = LocalProcessProvider(
             service_command(instance_config),
@@ -42,19 +41,14 @@ async def run_gateway(config: ProcessConfig) -> None:
             heartbeat_s=instances.heartbeat_s,
         )
         service = GatewayService(
-            config.deployment,
+            config,
             provider,
             InlineCompute(),
-            RunLog(config.run_dir, "gateway", "gateway"),
-            seed=config.seed,
-            tenants=config.tenants,
-            control_token=token,
-            sample_interval_s=config.sample_interval_s,
             cpu_sample=ProcessCpuStation("gateway cpu").sample,
         )
         try:
             async with serving(service.app, config.port) as url:
-                told = {"port": 0, "tenants": {}, "control_url": url, "control_token": token}
+                told = {"port": 0, "tenants": {}, "control_url": url}
                 instance_config.write_text(config.model_copy(update=told).model_dump_json())
                 if not await _started(service, stop):
                     return

@@ -7,12 +7,11 @@ import os
 from reference_impl.compute import InlineCompute
 from reference_impl.instance_service import InstanceService
 from reference_impl.instances.process_usage import process_usage
-from reference_impl.live.config import ProcessConfig
 from reference_impl.live.process_cpu import ProcessCpuStation
 from reference_impl.live.serving import announce, serving, stop_on_signals
 from reference_impl.llm.aiohttp_transport import AiohttpTransport
 from reference_impl.llm.http import HttpMessages
-from reference_impl.telemetry.run_log import RunLog
+from reference_impl.process_config import ProcessConfig
 
 __all__ = ["run_instance"]
 
@@ -27,16 +26,12 @@ async def run_instance(config: ProcessConfig, instance_id: str) -> None:
     )
     service = InstanceService(
         instance_id,
-        config.deployment,
+        config,
         llm,
         InlineCompute(),
-        RunLog(config.run_dir, "instance", instance_id),
-        seed=config.seed,
-        sample_interval_s=config.sample_interval_s,
         cpu_sample=ProcessCpuStation(f"{instance_id} cpu").sample,
         usage=process_usage(),
         control=AiohttpTransport(config.control_url) if config.control_url else None,
-        control_token=config.control_token,
         on_orphaned=stop.set,
     )
     try:

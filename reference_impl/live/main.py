@@ -11,8 +11,8 @@ import logging
 import sys
 from pathlib import Path
 
-from reference_impl.live.config import ConfigError, ProcessConfig
 from reference_impl.live.loop import run_live
+from reference_impl.process_config import ConfigError, ProcessConfig
 
 __all__ = ["main"]
 

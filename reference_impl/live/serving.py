@@ -13,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 import uvicorn
 
-from reference_impl.live.config import ConfigError
+from reference_impl.process_config import ConfigError
 
 __all__ = ["announce", "serving", "stop_on_signals"]
 
