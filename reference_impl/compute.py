@@ -8,12 +8,12 @@ for the calibrated demand, in order of arrival. Threads and processes are reache
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Literal, ParamSpec, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Generator
+from typing import Final, Literal, ParamSpec, Protocol, TypeVar, cast
 
 from reference_impl.messages import Chunk
 
-__all__ = ["Compute", "InlineCompute", "Step"]
+__all__ = ["NO_WAIT", "Compute", "InlineCompute", "Step"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -22,14 +22,27 @@ T = TypeVar("T")
 Step = Literal["parse", "lookup", "forward", "chunk", "encode", "embed", "client"]
 
 
+class _NoWait:
+    """What an await passes over; it can be awaited again and again, which a coroutine cannot."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[None, None, None]:
+        return _NOTHING
+
+
+_NOTHING: Final = cast("Generator[None, None, None]", iter(()))  # exhausted, and stays so
+NO_WAIT: Final[Awaitable[None]] = _NoWait()
+
+
 class Compute(Protocol):
     """The CPU of one process."""
 
-    async def use(self, step: Step, kilobytes: float = 0.0) -> None:
-        """Account for `step` over a payload of `kilobytes`: waits in virtual time, returns at once live."""
+    def use(self, step: Step, kilobytes: float = 0.0) -> Awaitable[None]:
+        """Account for `step` over a payload of `kilobytes`, to be awaited at once: waits in virtual time, not live."""
         ...
 
-    async def relay(self, chunk: Chunk) -> None:
+    def relay(self, chunk: Chunk) -> Awaitable[None]:
         """Account for passing on a chunk of a stream, as `use("chunk")` of its size; see `Chunk.over_s`."""
         ...
 
@@ -41,11 +54,13 @@ class Compute(Protocol):
 class InlineCompute:
     """Live: declared work costs nothing extra; off-loaded work runs on a thread."""
 
-    async def use(self, step: Step, kilobytes: float = 0.0) -> None:
+    def use(self, step: Step, kilobytes: float = 0.0) -> Awaitable[None]:  # noqa: ARG002
         """Nothing to wait for: the work itself takes the time."""
+        return NO_WAIT
 
-    async def relay(self, chunk: Chunk) -> None:
+    def relay(self, chunk: Chunk) -> Awaitable[None]:  # noqa: ARG002
         """Nothing to wait for here either."""
+        return NO_WAIT
 
     async def offload(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await asyncio.to_thread(function, *args, **kwargs)

@@ -9,7 +9,7 @@ from simulation.kernel.errors import (
     Spinning,
     UnhandledErrors,
 )
-from simulation.kernel.loop import SimulationLoop
+from simulation.kernel.loop import SimulationLoop, running_loop
 from simulation.kernel.runner import run
 
 __all__ = [
@@ -23,4 +23,5 @@ __all__ = [
     "as_event",
     "await_event",
     "run",
+    "running_loop",
 ]

@@ -82,6 +82,13 @@ class Timer(Event, asyncio.TimerHandle):
             callback(*self._args)
 
 
+def is_dead(event: Any) -> bool:
+    """Whether an entry of SimPy's queue was cancelled: a timer, or a future of `until`."""
+    if type(event) is Timer:
+        return event._callback is None  # noqa: SLF001
+    return type(event) is asyncio.Future and event.done()
+
+
 class _WithWaiters:
     """A timer's callback with the SimPy processes that wait for the timer."""
 

@@ -31,6 +31,7 @@ def take_turns(loop: "SimulationLoop") -> NoReturn:  # noqa: C901 - a call per c
     run: Any = None
     args: Any = ()
     turn: Iterator[None] = iter(())
+    future_type = asyncio.Future
     while True:
         try:
             for _ in turn:  # the rest of a turn that a callback's exception interrupted
@@ -51,7 +52,23 @@ def take_turns(loop: "SimulationLoop") -> NoReturn:  # noqa: C901 - a call per c
                             run(*args)
                 when, _, _, event = heappop(queue)
                 kind = type(event)
-                if kind is Timer:
+                if kind is future_type:
+                    if event.done():  # cancelled: must not move the clock
+                        continue
+                    if when > now:
+                        now = env._now = when
+                        before += here
+                        here = 1
+                        if before >= check_at:
+                            check_at = loop.bounds.check(before, now)
+                        if queue[0][0] > when:  # alone at its instant: no need to queue
+                            event.set_result(None)
+                            if len(ready) == 1:
+                                run, args = popleft()
+                                run(*args)
+                            continue
+                    append((set_result_unless_cancelled, (event, None)))
+                elif kind is Timer:
                     callback = event._callback
                     if callback is None:  # cancelled: must not move the clock
                         loop._dead -= 1

@@ -7,7 +7,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from simulation.kernel.tasks import BACKGROUND_PREFIX, in_background
-from simulation.kernel.timers import Milestone, Timer
+from simulation.kernel.timers import Milestone, Timer, is_dead
 
 _HIDDEN_FOLDERS = (
     os.path.dirname(asyncio.__file__) + os.sep,  # noqa: PTH120 - compared with co_filename
@@ -117,12 +117,17 @@ def is_background(task: asyncio.Task[Any], waiter: Any) -> bool:
 
 
 def _is_foreground(event: Any) -> bool:
+    if is_dead(event):
+        return False
+    if type(event) is asyncio.Future:
+        return _has_foreground_waiter(event)
     if type(event) is not Timer:
         return type(event) is not Milestone
-    if event._callback is None:  # noqa: SLF001 - cancelled
-        return False
     if event._context is not None:  # noqa: SLF001
         return not event._context.get(in_background, False)  # noqa: SLF001
-    # asyncio.sleep's: the sleeper is among the future's callbacks
-    waiting = event._args[0]._callbacks or ()  # noqa: SLF001
+    return _has_foreground_waiter(event._args[0])  # noqa: SLF001 - asyncio.sleep's
+
+
+def _has_foreground_waiter(future: Any) -> bool:
+    waiting = future._callbacks or ()  # noqa: SLF001
     return not waiting or not all(context.get(in_background, False) for _, context in waiting)

@@ -7,14 +7,14 @@ chunks are not played one by one is a background load that stretches the booked 
 
 from __future__ import annotations
 
-import asyncio
 import heapq
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import ParamSpec, TypeVar, get_args
 
-from reference_impl.compute import Step
+from reference_impl.compute import NO_WAIT, Step
 from reference_impl.messages import BYTES_PER_KB, Chunk
 from reference_impl.telemetry import StationSample
+from simulation.kernel import running_loop
 from simulation.scenario.schema import ProcessCpu
 
 __all__ = ["Host", "VirtualCpu"]
@@ -43,9 +43,10 @@ class VirtualCpu:
     def __init__(self, name: str, demands: ProcessCpu, host: Host) -> None:
         self.name = name
         steps: tuple[Step, ...] = get_args(Step)
-        self._base_s = {step: getattr(demands, step).base_s for step in steps}
-        self._per_kb_s = {step: getattr(demands, step).per_kb_s for step in steps}
-        self._loop = asyncio.get_running_loop()
+        self._demands = {
+            step: (getattr(demands, step).base_s, getattr(demands, step).per_kb_s) for step in steps
+        }
+        self._loop = running_loop()
         self._host = host
         self._core = 0
         self._free_at_s = 0.0
@@ -61,34 +62,33 @@ class VirtualCpu:
         # At the last sample: instant, jobs, busy and waiting integrals.
         self._marked = (0.0, 0, 0.0, 0.0)
 
-    async def use(self, step: Step, kilobytes: float = 0.0) -> None:
-        """Hold this process' CPU for the step's demand, after all that was declared before it."""
-        demand_s = self._base_s[step] + self._per_kb_s[step] * kilobytes
+    def use(self, step: Step, kilobytes: float = 0.0) -> Awaitable[None]:
+        """Hold this process' CPU for the step's demand, after all that was declared before it.
+
+        The work stays booked if nobody waits for it any more: a loop finishes the step that it has begun.
+        """
+        base_s, per_kb_s = self._demands[step]
+        demand_s = base_s + per_kb_s * kilobytes
         if demand_s <= 0.0:
-            return
-        await self._job(demand_s)
+            return NO_WAIT
+        return self._loop.until(self._book(demand_s))
 
-    async def _job(self, demand_s: float) -> None:
-        loop = self._loop
-        done = loop.create_future()
-        timer = loop.call_at(self._book(loop.time(), demand_s), done.set_result, None)
-        try:
-            await done
-        except asyncio.CancelledError:
-            timer.cancel()  # the work stays booked: a loop finishes the step that it has begun
-            raise
-
-    def _book(self, now_s: float, demand_s: float) -> float:
+    def _book(self, demand_s: float) -> float:
         """The instant at which a job that is declared now will be done."""
+        now_s = self._loop.time()
         if self._streams:
             self._settle_background(now_s)
-        free_at_s = self._host.free_at_s
-        if self._free_at_s <= now_s:
+        cores_free_at_s = self._host.free_at_s
+        start_s = self._free_at_s
+        if start_s <= now_s:
+            start_s = now_s
             self._core = self._host.least_taken()
-        start_s = max(now_s, self._free_at_s, free_at_s[self._core])
+        core_free_at_s = cores_free_at_s[self._core]
+        if core_free_at_s > start_s:
+            start_s = core_free_at_s
         stretched_s = demand_s / (1.0 - min(self._background, MAX_BACKGROUND))
         done_s = start_s + stretched_s
-        free_at_s[self._core] = self._free_at_s = done_s
+        cores_free_at_s[self._core] = self._free_at_s = done_s
         self._jobs += 1
         self._booked_s += demand_s
         self._waited_s += start_s - now_s
@@ -98,21 +98,22 @@ class VirtualCpu:
         """Run `function` at once: Python code takes no virtual time, and its demand is declared beside it."""
         return function(*args, **kwargs)
 
-    async def relay(self, chunk: Chunk) -> None:
+    def relay(self, chunk: Chunk) -> Awaitable[None]:
         """One chunk is a job like any other; one that stands for many is a background load while they last."""
-        demand_s = chunk.count * self._base_s["chunk"] + self._per_kb_s["chunk"] * (
+        base_s, per_kb_s = self._demands["chunk"]
+        demand_s = chunk.count * base_s + per_kb_s * (
             max(len(chunk.data), chunk.size_bytes) / BYTES_PER_KB
         )
         if demand_s <= 0.0:
-            return
+            return NO_WAIT
         if chunk.over_s <= 0.0:
-            await self._job(demand_s)
-            return
+            return self._loop.until(self._book(demand_s))
         now_s = self._loop.time()
         self._settle_background(now_s)
         share = demand_s / chunk.over_s
         self._background += share
         heapq.heappush(self._streams, (now_s + chunk.over_s, share))
+        return NO_WAIT
 
     def _settle_background(self, now_s: float) -> None:
         """Integrate the background load up to now and drop the streams that have ended."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Awaitable
 from typing import Final
 
+from reference_impl.compute import NO_WAIT
 from reference_impl.errors import ServiceError
 from reference_impl.llm.port import MessagesPort
 from reference_impl.messages import Call, Chunk, Completion, Emit, RequestTag
+from simulation.kernel import running_loop
 from simulation.scenario.distributions import AnyDistribution, Constant
 from simulation.scenario.random_streams import uniforms
 
@@ -20,13 +22,17 @@ RESPONSE: Final = 3
 
 
 class Link:
-    """A connection with a drawn latency for every leg. `extra_s` is added while a fault makes the link slow."""
+    """A connection with a drawn latency for every leg. `extra_s` is added while a fault makes the link slow.
+
+    Must be made on the running loop.
+    """
 
     def __init__(self, name: str, latency: AnyDistribution, seed: int) -> None:
         self._purpose = f"link {name}"
         self._latency = latency
         self._constant_s = latency.value if isinstance(latency, Constant) else None
         self._seed = seed
+        self._loop = running_loop()
         self.extra_s = 0.0
 
     def latency_s(self, call: Call | RequestTag, leg: int) -> float:
@@ -36,10 +42,13 @@ class Link:
         u = uniforms(self._seed, self._purpose, call.request_id, call.attempt)[leg]
         return self._latency.quantile(u) + self.extra_s
 
-    async def cross(self, call: Call, leg: int) -> None:
+    def cross(self, call: Call, leg: int) -> Awaitable[None]:
+        """To be awaited at once: takes the latency of this leg."""
         latency_s = self.latency_s(call, leg)
-        if latency_s > 0.0:
-            await asyncio.sleep(latency_s)
+        if latency_s <= 0.0:
+            return NO_WAIT
+        loop = self._loop
+        return loop.until(loop.time() + latency_s)
 
 
 class RemotePort:

@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 
-from simulation.kernel import SimulationLoop, run
+from simulation.kernel import Deadlock, KernelError, SimulationLoop, run, running_loop
 
 
 def queue_length() -> int:
@@ -122,3 +122,93 @@ def test_dead_timers_are_counted_off_as_their_time_passes() -> None:
         return dead
 
     assert run(main()) == [40, 30, 19, 9, 0]
+
+
+def test_until_is_done_at_its_instant_in_the_order_of_the_timers() -> None:
+    async def main() -> list[tuple[str, float]]:
+        loop = running_loop()
+        order: list[tuple[str, float]] = []
+
+        async def wait(name: str, when: float) -> None:
+            await loop.until(when)
+            order.append((name, loop.time()))
+
+        async def sleep(name: str, delay: float) -> None:
+            await asyncio.sleep(delay)
+            order.append((name, loop.time()))
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(wait("late", 3))
+            group.create_task(wait("first", 1))
+            group.create_task(sleep("slept", 1))
+            group.create_task(wait("second", 1))
+            group.create_task(wait("past", -5))
+        return order
+
+    at_once, *rest = run(main())
+    assert at_once == ("past", 0)
+    assert rest == [("first", 1), ("slept", 1), ("second", 1), ("late", 3)]
+
+
+def test_a_cancelled_until_never_moves_the_clock() -> None:
+    async def main() -> None:
+        loop = running_loop()
+        task = asyncio.create_task(asyncio.wait_for(loop.until(500), 1))
+        with pytest.raises(TimeoutError):
+            await task
+        await asyncio.Event().wait()
+
+    with pytest.raises(Exception, match="nothing is left to happen at 1 s"):
+        run(main())
+
+
+def test_a_time_out_wins_against_an_until_of_the_same_instant() -> None:
+    async def main() -> None:
+        async with asyncio.timeout(2):
+            await running_loop().until(2)
+
+    with pytest.raises(TimeoutError):
+        run(main())
+
+
+def test_cancelled_untils_leave_the_queue_with_the_cancelled_timers() -> None:
+    async def main() -> int:
+        loop = running_loop()
+        for _ in range(1000):
+            loop.until(1e6).cancel()
+        for _ in range(2000):
+            loop.call_at(1e6, print).cancel()
+        return queue_length()
+
+    assert run(main()) < 300
+
+
+def test_until_refuses_an_instant_that_is_not_a_number() -> None:
+    async def main() -> None:
+        await running_loop().until(float("nan"))
+
+    with pytest.raises(ValueError, match="nan"):
+        run(main())
+
+
+def test_background_tasks_that_await_until_do_not_hide_a_deadlock() -> None:
+    async def beat() -> None:
+        loop = running_loop()
+        while True:
+            await loop.until(loop.time() + 1)
+
+    async def main() -> None:
+        heartbeat = asyncio.create_task(beat(), name="background:heartbeat")
+        await asyncio.Event().wait()
+        heartbeat.cancel()
+
+    with pytest.raises(Deadlock, match="only background tasks"):
+        run(main(), background_patience_s=100)
+
+
+def test_running_loop_names_the_way_into_virtual_time() -> None:
+    async def main() -> None:
+        running_loop()
+
+    with pytest.raises(KernelError, match=r"use simulation\.kernel\.run"):
+        asyncio.run(main())
