@@ -28,10 +28,11 @@ from loadtests.mock.lag import LoopLag
 from loadtests.mock.messages import MessagesRoutes
 from loadtests.mock.metrics import MockMetrics
 from loadtests.mock.protocol import MockProtocol
-from reference_impl.process_config import ConfigError
+from loadtests.mock.validity import Punctuality
 from reference_impl.live.loop import run_live
 from reference_impl.live.serving import announce, serving, stop_on_signals
-from simulation.models.llm_endpoint import LLMEndpoint
+from reference_impl.process_config import ConfigError
+from simulation.models.llm_endpoint import AttemptRecord, LLMEndpoint
 from simulation.scenario.endpoint import (
     LIMIT_TIERS,
     EndpointProfile,
@@ -62,7 +63,14 @@ async def serve(options: MockOptions) -> None:
     stop = stop_on_signals()
     log = None if options.log is None else AttemptLog(options.log)
     write = None if log is None else log.write
-    endpoint = LLMEndpoint(options.profile, options.seed, prices=options.prices, observer=write)
+    answers = Punctuality()
+
+    def observe(record: AttemptRecord) -> None:
+        answers.observe(record)
+        if write is not None:
+            write(record)
+
+    endpoint = LLMEndpoint(options.profile, options.seed, prices=options.prices, observer=observe)
     endpoint.prepare()
     messages = MessagesRoutes(
         endpoint, allow_faults=options.allow_fault_header, wall_clock=time.time, log=write
@@ -79,7 +87,7 @@ async def serve(options: MockOptions) -> None:
         messages,
         ModelRoutes(options.prices, options.profile.models),
         batches,
-        MockMetrics(endpoint, lag.worst_s),
+        MockMetrics(endpoint, answers, lag),
     )
     watching = asyncio.create_task(lag.watch(), name="background:lag")
     # What exists now lives as long as the process: the collector need not look at it again.
@@ -93,6 +101,9 @@ async def serve(options: MockOptions) -> None:
             await batches.aclose()
     finally:
         watching.cancel()
+        verdict = answers.verdict()
+        if not verdict.valid:
+            logging.getLogger(__name__).warning("%s", verdict.reason)
         if log is not None:
             log.close()
 

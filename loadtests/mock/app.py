@@ -75,7 +75,7 @@ class MockApp:
             await self._messages.create(exchange, account, version)
             return
         if path == "/healthz":
-            await exchange.reply_json({"status": "ok"})
+            await exchange.reply_json(self._metrics.health())
         elif path == "/metrics":
             await exchange.reply(200, self._metrics.text(), content_type=_TEXT)
         elif path == "/":

@@ -1,9 +1,11 @@
-"""Whether the mock keeps up: how late its event loop is."""
+"""Whether the mock's event loop keeps up: how late it wakes."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+
+from loadtests.mock.validity import Punctuality
 
 __all__ = ["LoopLag"]
 
@@ -12,22 +14,22 @@ _WINDOW = 100
 
 
 class LoopLag:
-    """Wakes ten times a second and notes how late it was; `worst_s` is the worst of the last ten seconds."""
+    """Wakes ten times a second and notes how late it was."""
 
     def __init__(self) -> None:
-        self._late_s: deque[float] = deque(maxlen=_WINDOW)
-        self.max_s = 0.0
+        self.punctuality = Punctuality()
+        self._recent_s: deque[float] = deque(maxlen=_WINDOW)
 
     def worst_s(self) -> float:
-        return max(self._late_s, default=0.0)
+        """The worst of the last ten seconds."""
+        return max(self._recent_s, default=0.0)
 
     async def watch(self) -> None:
         """Run until cancelled."""
         loop = asyncio.get_running_loop()
-        due_s = loop.time() + _PERIOD_S
         while True:
-            await asyncio.sleep(due_s - loop.time())
-            late_s = max(0.0, loop.time() - due_s)
-            self._late_s.append(late_s)
-            self.max_s = max(self.max_s, late_s)
             due_s = loop.time() + _PERIOD_S
+            await asyncio.sleep(_PERIOD_S)
+            late_s = max(0.0, loop.time() - due_s)
+            self._recent_s.append(late_s)
+            self.punctuality.add(late_s)
