@@ -22,6 +22,7 @@ from reference_impl.messages import Call, Completion, Emit
 from reference_impl.overload.jitter import hashed_uniform
 from reference_impl.process_config import ProcessConfig
 from reference_impl.telemetry import RequestRecord
+from reference_impl.telemetry.cpu_station import CpuStation
 from simulation.kernel import run
 from simulation.models.clients import Clients
 from simulation.models.cpu import Host, VirtualCpu
@@ -98,7 +99,9 @@ class _WireWorld:
             control_token="virtual",  # noqa: S106 - nobody outside this process can use it
         )
         cpu = VirtualCpu("gateway", scenario.cpu.gateway, self._host)
-        self._gateway = GatewayService(self._config, provider, cpu, cpu_sample=cpu.sample_now)
+        self._gateway = GatewayService(
+            self._config, provider, cpu, cpu_sample=_station("gateway cpu", cpu).sample
+        )
         await self._gateway.start()
         entrance = AsgiTransport(
             self._gateway.app, Link("client-gateway", network.client_gateway_s, seed)
@@ -129,7 +132,7 @@ class _WireWorld:
                 forward_tags=True,
             ),
             cpu,
-            cpu_sample=cpu.sample_now,
+            cpu_sample=_station(f"{instance_id} cpu", cpu).sample,
             usage=lambda: Usage(cpu=usage.since_last(), memory=0.0),
             control=AsgiTransport(self._gateway.app, self._instance_link),
             on_orphaned=process.orphaned,
@@ -143,6 +146,11 @@ class _WireWorld:
         return HttpMessages(
             AsgiTransport(service.app, self._instance_link), forward_tags=True, trust_outcome=True
         )
+
+
+def _station(name: str, cpu: VirtualCpu) -> CpuStation:
+    loop = asyncio.get_running_loop()
+    return CpuStation(name, lambda: cpu.busy_s(loop.time()))
 
 
 class _VirtualProcess:

@@ -15,13 +15,14 @@ from reference_impl.errors import ServiceError
 from reference_impl.gateway_service import GatewayService
 from reference_impl.instances.boot import boot_time_s
 from reference_impl.instances.local_process import LocalProcessProvider, service_command
-from reference_impl.live.process_cpu import ProcessCpuStation
+from reference_impl.instances.process_usage import cpu_used_s
 from reference_impl.live.serving import announce, serving, stop_on_signals
 from reference_impl.llm.aiohttp_transport import AiohttpTransport
 from reference_impl.llm.http import HttpMessages
 from reference_impl.llm.port import MessagesPort
 from reference_impl.overload.jitter import hashed_uniform
 from reference_impl.process_config import ConfigError, ProcessConfig
+from reference_impl.telemetry.cpu_station import CpuStation
 
 __all__ = ["run_gateway"]
 
@@ -44,7 +45,7 @@ async def run_gateway(config: ProcessConfig) -> None:
             config,
             provider,
             InlineCompute(),
-            cpu_sample=ProcessCpuStation("gateway cpu").sample,
+            cpu_sample=CpuStation("gateway cpu", cpu_used_s).sample,
         )
         try:
             async with serving(service.app, config.port) as url:

@@ -6,12 +6,12 @@ import os
 
 from reference_impl.compute import InlineCompute
 from reference_impl.instance_service import InstanceService
-from reference_impl.instances.process_usage import process_usage
-from reference_impl.live.process_cpu import ProcessCpuStation
+from reference_impl.instances.process_usage import cpu_used_s, process_usage
 from reference_impl.live.serving import announce, serving, stop_on_signals
 from reference_impl.llm.aiohttp_transport import AiohttpTransport
 from reference_impl.llm.http import HttpMessages
 from reference_impl.process_config import ProcessConfig
+from reference_impl.telemetry.cpu_station import CpuStation
 
 __all__ = ["run_instance"]
 
@@ -29,7 +29,7 @@ async def run_instance(config: ProcessConfig, instance_id: str) -> None:
         config,
         llm,
         InlineCompute(),
-        cpu_sample=ProcessCpuStation(f"{instance_id} cpu").sample,
+        cpu_sample=CpuStation(f"{instance_id} cpu", cpu_used_s).sample,
         usage=process_usage(),
         control=AiohttpTransport(config.control_url) if config.control_url else None,
         on_orphaned=stop.set,

@@ -131,10 +131,6 @@ class VirtualCpu:
         self._settle_background(now_s)
         return self._booked_s - max(0.0, self._free_at_s - now_s) + self._background_s
 
-    def sample_now(self) -> StationSample:
-        """The interval since the last sample, on the loop's own clock."""
-        return self.sample(self._loop.time(), 0.0)
-
     def sample(self, now_s: float, origin_s: float) -> StationSample:
         """The interval since the last sample. Waits are counted where they begin."""
         from_s, jobs, busy_s, waited_s = self._marked

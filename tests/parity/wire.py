@@ -8,9 +8,11 @@ from loadtests.mock.app import MockApp
 from loadtests.mock.batches import BatchRoutes
 from loadtests.mock.catalog import ModelRoutes
 from loadtests.mock.keys import Keys
+from loadtests.mock.lag import LoopLag
 from loadtests.mock.messages import MessagesRoutes
 from loadtests.mock.metrics import MockMetrics
 from loadtests.mock.protocol import CONNECTION
+from loadtests.mock.validity import Punctuality
 from reference_impl.telemetry import RequestRecord
 from simulation.models.llm_endpoint import LLMEndpoint
 from simulation.scenario.prices import load_prices
@@ -34,7 +36,9 @@ def play_wire(scenario: Scenario, folder: Path) -> list[RequestRecord]:
             endpoint, wall_clock=lambda: 0.0, next_id=messages.next_untagged, concurrency=1
         )
         models = ModelRoutes(prices, scenario.endpoint.models)
-        return MockApp(Keys(), messages, models, batches, MockMetrics(endpoint, lambda: 0.0))
+        return MockApp(
+            Keys(), messages, models, batches, MockMetrics(endpoint, Punctuality(), LoopLag())
+        )
 
     simulate_wire(
         scenario,

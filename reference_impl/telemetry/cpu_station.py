@@ -1,26 +1,31 @@
-"""The CPU of this process as a station: what the operating system says it used."""
+"""The CPU of a process as a station: how much of it was used between two samples."""
 
 from __future__ import annotations
 
 import asyncio
-import os
+from collections.abc import Callable
 
-from reference_impl.telemetry import StationSample
+from reference_impl.telemetry.records import StationSample
 
-__all__ = ["ProcessCpuStation"]
+__all__ = ["CpuStation"]
 
 
-class ProcessCpuStation:
-    """CPU seconds (user and system) of this process between samples, at the resolution of `os.times`."""
+class CpuStation:
+    """Samples `used_s`, the CPU seconds of one process since its start. What waits for the CPU is not seen from here.
 
-    def __init__(self, name: str) -> None:
+    Must be made on the running loop, whose clock it reads.
+    """
+
+    def __init__(self, name: str, used_s: Callable[[], float]) -> None:
         self._name = name
+        self._cpu_s = used_s
         self._time = asyncio.get_running_loop().time
         self._sampled_s = self._time()
-        self._used_s = _used_s()
+        self._used_s = used_s()
 
     def sample(self) -> StationSample:
-        now_s, used_s = self._time(), _used_s()
+        """The interval since the last sample, on the loop's clock."""
+        now_s, used_s = self._time(), self._cpu_s()
         interval_s, busy_s = now_s - self._sampled_s, used_s - self._used_s
         self._sampled_s, self._used_s = now_s, used_s
         return StationSample(
@@ -35,8 +40,3 @@ class ProcessCpuStation:
             in_service=busy_s / interval_s if interval_s > 0 else 0.0,
             capacity=1.0,
         )
-
-
-def _used_s() -> float:
-    times = os.times()
-    return times.user + times.system
