@@ -87,7 +87,11 @@ async def serve(options: MockOptions) -> None:
         messages,
         ModelRoutes(options.prices, options.profile.models),
         batches,
-        MockMetrics(endpoint, answers, lag),
+        MockMetrics(
+            endpoint,
+            lag.worst_s,
+            lambda: {"answers": answers.verdict(), "event_loop": lag.punctuality.verdict()},
+        ),
     )
     watching = asyncio.create_task(lag.watch(), name="background:lag")
     # What exists now lives as long as the process: the collector need not look at it again.

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psutil
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from loadtests.mock.lag import LoopLag
-from loadtests.mock.validity import Punctuality
+from loadtests.mock.validity import Verdict
 from simulation.models.llm_endpoint import LLMEndpoint
 
 __all__ = ["MockMetrics"]
@@ -19,10 +18,15 @@ __all__ = ["MockMetrics"]
 class MockMetrics:
     """Reads the endpoint's statistics when it is asked."""
 
-    def __init__(self, endpoint: LLMEndpoint, answers: Punctuality, lag: LoopLag) -> None:
+    def __init__(
+        self,
+        endpoint: LLMEndpoint,
+        lag_s: Callable[[], float],
+        verdicts: Callable[[], dict[str, Verdict]] = dict,
+    ) -> None:
         self._endpoint = endpoint
-        self._answers = answers
-        self._lag = lag
+        self._lag_s = lag_s
+        self._verdicts = verdicts
         self._process = psutil.Process()
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -32,13 +36,12 @@ class MockMetrics:
 
     def health(self) -> dict[str, Any]:
         """What `/healthz` says: alive, and whether a run against this mock is valid so far."""
-        answers, loop = self._answers.verdict(), self._lag.punctuality.verdict()
+        verdicts = self._verdicts()
         return {
             "status": "ok",
-            "valid": answers.valid and loop.valid,
-            "reason": answers.reason or loop.reason,
-            "answers": answers,
-            "event_loop": loop,
+            "valid": all(verdict.valid for verdict in verdicts.values()),
+            "reason": "; ".join(v.reason for v in verdicts.values() if v.reason),
+            **verdicts,
         }
 
     def collect(self) -> Iterator[Metric]:
@@ -54,8 +57,12 @@ class MockMetrics:
         yield CounterMetricFamily("mock_input_tokens", "Billed input tokens.", s.input_tokens)
         yield CounterMetricFamily("mock_output_tokens", "Billed output tokens.", s.output_tokens)
         yield CounterMetricFamily("mock_cost_usd", "What the answers would have cost.", s.cost_usd)
-        verdict = self._answers.verdict()
-        yield CounterMetricFamily("mock_late_answers", "Answers over 10 ms late.", verdict.late)
+        late = CounterMetricFamily(
+            "mock_late", "Planned instants met more than 10 ms late.", labels=["what"]
+        )
+        for what, verdict in self._verdicts().items():
+            late.add_metric([what], verdict.late)
+        yield late
         times = self._process.cpu_times()
         yield CounterMetricFamily(
             "mock_cpu_seconds", "CPU time of the process.", times.user + times.system
@@ -63,5 +70,5 @@ class MockMetrics:
         yield GaugeMetricFamily(
             "mock_loop_lag_seconds",
             "How late the event loop was at most, lately.",
-            self._lag.worst_s(),
+            self._lag_s(),
         )

@@ -6,6 +6,8 @@ A call is decided on when it arrives (`admit`) and then delivered (`deliver`); `
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 from reference_impl.errors import ServiceError, StreamBroken
 from reference_impl.messages import Call, Completion, Emit
@@ -82,9 +84,11 @@ class LLMEndpoint:
         passage_text(0, 1)
         self._lines.prepare()
 
-    async def complete(self, call: Call, emit: Emit | None = None) -> Completion:
-        """Answer `call` (see MessagesPort); writes `call.trace.endpoint_s`, also when it fails."""
-        return await self.deliver(self.admit(call), emit)
+    def complete(
+        self, call: Call, emit: Emit | None = None
+    ) -> Coroutine[Any, Any, Completion]:
+        """Answer `call` (see MessagesPort), which arrives now; writes `call.trace.endpoint_s`, also when it fails."""
+        return self.deliver(self.admit(call), emit)
 
     async def aclose(self) -> None:
         """Nothing to release."""
