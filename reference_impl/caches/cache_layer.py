@@ -25,7 +25,7 @@ from reference_impl.caches.shared_level import Claim, Found, SharedLevel
 from reference_impl.caches.single_flight import LEAD, Flight, SingleFlight
 from reference_impl.caches.sizes import size_of_value
 from reference_impl.caches.statistics import CacheStatistics
-from reference_impl.errors import InvalidRequest
+from reference_impl.errors import AuthenticationFailed, InvalidRequest, PermissionDenied
 from reference_impl.telemetry import CacheResult
 
 __all__ = ["CacheLayer", "ComputeFn", "is_final"]
@@ -41,8 +41,15 @@ _MAX_NEGATIVE_BYTES: Final = 16 * 1024 * 1024
 
 
 def is_final(error: Exception) -> bool:
-    """Whether computing the same key again must fail in the same way: the request itself is wrong."""
-    return isinstance(error, InvalidRequest)
+    """Whether computing the same key again must fail in the same way: the request itself is wrong.
+
+    What is wrong with a caller's or our own credentials, or may pass (409), is not final.
+    """
+    return (
+        isinstance(error, InvalidRequest)
+        and not isinstance(error, AuthenticationFailed | PermissionDenied)
+        and not error.retryable
+    )
 
 
 class CacheLayer(Generic[T]):
@@ -265,7 +272,7 @@ class CacheLayer(Generic[T]):
                 size_bytes=self._size_of(value),
             )
         else:
-            await shared.release(claim)
+            shared.release(claim)
         return value
 
     async def _compute(self, compute_fn: ComputeFn[T]) -> T:
@@ -380,10 +387,16 @@ class CacheLayer(Generic[T]):
             what = Invalidation("tag", cast("str", tag), origin)
         forgotten = self._forget(what)
         if self.shared is not None:
-            return self._tasks.start(self.shared.invalidate(what), "invalidate")
+            return self._tasks.start(self._invalidate_shared(self.shared, what), "invalidate")
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         done.set_result(forgotten)
         return done
+
+    async def _invalidate_shared(self, shared: SharedLevel[T], what: Invalidation) -> int:
+        deleted = await shared.invalidate(what)
+        # Again: a look-up meanwhile may have taken the old value from the store.
+        self._forget(what)
+        return deleted
 
     def _heard(self, what: Invalidation) -> None:
         """Another process has invalidated something."""

@@ -1,47 +1,42 @@
 """Level 2 as a look-up may use it: never an error, never longer than stated.
 
-This is the only caller of a `CacheStore`. It serialises values, bounds the time that one look-up may spend on the store,
-opens a breaker when the store is away, holds the lease that makes one process of many compute, and remembers the
-invalidations that the store did not hear, so that what was invalid before an outage is not served after it.
+It serialises values, holds the lease that makes one process of many compute, and reads nothing from a store that has not
+heard of every invalidation yet. What a store that is away means is decided in `store_guard.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import math
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import Final, Generic, TypeVar
 
 from reference_impl.caches.background import BackgroundTasks
 from reference_impl.caches.codec import Codec, MsgpackCodec
+from reference_impl.caches.invalidations import Invalidations
 from reference_impl.caches.port import (
-    CacheError,
     CacheStore,
     Invalidation,
     NotSerialisable,
     Stored,
-    StoreRefused,
     StoreUnavailable,
 )
 from reference_impl.caches.statistics import SharedLevelStatistics
-from reference_impl.overload.breaker import BreakerState, CircuitBreaker
-from reference_impl.overload.jitter import Uniform, hashed_uniform
+from reference_impl.caches.store_guard import (
+    Budget,
+    MakeBreaker,
+    OnBreakerChange,
+    StoreGuard,
+    default_breaker,
+)
+from reference_impl.overload.jitter import Uniform
 
 __all__ = ["Claim", "Found", "SharedLevel"]
 
 T = TypeVar("T")
-R = TypeVar("R")
-
-logger = logging.getLogger(__name__)
 
 _FIRST_POLL_S: Final = 0.005
 _LONGEST_POLL_S: Final = 0.2
-_RECONNECT_S: Final = 0.5
-_REPLAY_TIMEOUT_S: Final = 5.0
-_MAX_PENDING_INVALIDATIONS: Final = 1000
 
 
 class Found(Generic[T]):
@@ -59,17 +54,17 @@ class Found(Generic[T]):
         self.waited = waited
 
 
-class Claim(Generic[T]):
+class Claim(Budget, Generic[T]):
     """The right, or without a `token` the mere need, to compute `key`. `stale`: what to give if that fails.
 
-    `remaining_s` is what this look-up may still spend on the store.
+    As a budget it is what this look-up may still spend on the store.
     """
 
-    __slots__ = ("key", "remaining_s", "stale", "token")
+    __slots__ = ("key", "stale", "token")
 
     def __init__(self, key: str, remaining_s: float) -> None:
+        super().__init__(remaining_s)
         self.key = key
-        self.remaining_s = remaining_s
         self.stale: Found[T] | None = None
         self.token = ""
 
@@ -82,8 +77,7 @@ class SharedLevel(Generic[T]):
         name: of this process among those that share the store; unique, it marks leases and messages.
         codec: values to bytes and back; by default MessagePack of plain data.
         timeout_s: the longest that one look-up waits for the store, over all its steps.
-        breaker: makes the breaker, given its listener; the default opens after five failures in a row, or when half of
-            the last ten seconds failed, and asks again after a second or a little more.
+        make_breaker: makes the breaker, given its listener.
         uniform: the luck that keeps the breakers of many processes from probing together.
         lease_s: how long a dead process keeps others from computing its key; a live one renews it.
         lease_wait_s: the longest wait for another process's computation, after which this one computes too.
@@ -97,12 +91,11 @@ class SharedLevel(Generic[T]):
         name: str,
         codec: Codec[T] | None = None,
         timeout_s: float = 0.05,
-        breaker: Callable[[Callable[[float, BreakerState, BreakerState], None]], CircuitBreaker]
-        | None = None,
+        make_breaker: MakeBreaker = default_breaker,
         uniform: Uniform | None = None,
         lease_s: float = 5.0,
         lease_wait_s: float = 60.0,
-        on_breaker_change: Callable[[float, BreakerState, BreakerState], None] | None = None,
+        on_breaker_change: OnBreakerChange | None = None,
     ) -> None:
         if not name:
             raise ValueError("name is empty: processes that share a store are told apart by it")
@@ -114,22 +107,20 @@ class SharedLevel(Generic[T]):
         self.store = store
         self.timeout_s = timeout_s
         self._codec: Codec[T] = MsgpackCodec() if codec is None else codec
-        self._breaker = (breaker or _default_breaker)(self._breaker_changed)
-        self._uniform = hashed_uniform(0) if uniform is None else uniform
         self._lease_s = lease_s
         self._lease_wait_s = lease_wait_s
-        self._on_breaker_change = on_breaker_change
         self._tasks = BackgroundTasks("cache")
-        self._listener: asyncio.Task[object] | None = None
-        self._replay: asyncio.Task[object] | None = None
-        self._pending: dict[Invalidation, None] = {}
-        self._last_error = ""
-        self._paused_until_s = -math.inf
+        self._guard = StoreGuard(
+            name,
+            timeout_s=timeout_s,
+            make_breaker=make_breaker,
+            uniform=uniform,
+            on_breaker_change=on_breaker_change,
+        )
+        self._invalidations = Invalidations(name, store, self._guard, self._tasks)
         self._claims = 0
-        self._warned: set[str] = set()
-        self._hits = self._misses = self._stale = self._skipped = self._errors = 0
-        self._timeouts = self._stored = self._refused = self._unserialisable = 0
-        self._lease_waits = 0
+        self._hits = self._misses = self._stale = self._lease_waits = 0
+        self._stored = self._refused = self._unserialisable = 0
 
     # -- a look-up ----------------------------------------------------------------------------------------------------
 
@@ -186,7 +177,7 @@ class SharedLevel(Generic[T]):
         try:
             yield
         except BaseException:
-            self._tasks.start(self._give_up(claim), "lease")
+            self._give_up(claim)
             raise
         finally:
             renewal[0].cancel()
@@ -208,11 +199,11 @@ class SharedLevel(Generic[T]):
             payload = self._codec.encode(value)
         except NotSerialisable as error:
             self._unserialisable += 1
-            self._warn_once(f"type {type(value).__name__}", error)
-            self._tasks.start(self._give_up(claim), "lease")
+            self._guard.warn_once(f"type {type(value).__name__}", error)
+            self._give_up(claim)
             return
         try:
-            stored = await self._ask(
+            stored = await self._guard.ask(
                 lambda: self.store.put(
                     claim.key,
                     payload,
@@ -226,64 +217,53 @@ class SharedLevel(Generic[T]):
             )
         except StoreUnavailable:
             return
+        except asyncio.CancelledError:
+            self._give_up(claim)
+            raise
         self._stored += stored
         self._refused += not stored
 
-    async def release(self, claim: Claim[T]) -> None:
-        """Give up the lease of a claim whose value will not be shared."""
+    def release(self, claim: Claim[T]) -> None:
+        """Give up the lease of a claim whose value will not be shared; the store is told in the background."""
         if claim.token:
-            await self._give_up(claim)
+            self._give_up(claim)
 
     # -- groups: small collections beside the values --------------------------------------------------------------------
 
     async def members(self, group: str, *, timeout_s: float = 5.0) -> Mapping[str, bytes] | None:
         """What every process added to `group`; None while the store is away. Not for the path of a request."""
         try:
-            return await self._ask(lambda: self.store.members(group), Claim[T]("", timeout_s))
+            return await self._guard.ask(lambda: self.store.members(group), Budget(timeout_s))
         except StoreUnavailable:
             return None
 
     async def add_member(self, group: str, member: str, payload: bytes, *, ttl_s: float) -> None:
         """Add to `group` for all processes; not kept while the store is away."""
         try:
-            await self._ask(
-                lambda: self.store.add_member(group, member, payload, ttl_s=ttl_s),
-                Claim[T]("", self.timeout_s),
+            await self._guard.ask(
+                lambda: self.store.add_member(group, member, payload, ttl_s=ttl_s)
             )
         except StoreUnavailable:
             pass  # counted; the group only saves work
 
     async def remove_members(self, group: str, members: Collection[str]) -> None:
         try:
-            await self._ask(
-                lambda: self.store.remove_members(group, members), Claim[T]("", self.timeout_s)
-            )
+            await self._guard.ask(lambda: self.store.remove_members(group, members))
         except StoreUnavailable:
             pass  # counted; whoever meets the member again removes it
 
     # -- invalidation -------------------------------------------------------------------------------------------------
 
-    async def invalidate(self, what: Invalidation, *, timeout_s: float = 5.0) -> int:
+    async def invalidate(self, what: Invalidation) -> int:
         """Forget `what` in the store and tell every process; entries deleted.
 
-        While the store is away, and until it has heard, nothing is read from it; then 0 is returned at once.
+        While the store is away, and until it has heard, nothing is read from it; then 0 is returned.
         """
-        claim = Claim[T]("", timeout_s)
-        try:
-            return await self._ask(lambda: self.store.invalidate(what), claim)
-        except StoreUnavailable:
-            if len(self._pending) >= _MAX_PENDING_INVALIDATIONS:
-                self._pending.clear()
-                what = Invalidation("pattern", "*", self.name)
-            self._pending[what] = None
-            if self._replay is None or self._replay.done():
-                self._replay = self._tasks.start(self._replay_invalidations(), "replay")
-            return 0
+        return await self._invalidations.tell(what)
 
     def listen(self, on_invalidation: Callable[[Invalidation], None]) -> None:
         """Call back for what other processes invalidate, from now to `aclose`; does nothing when called again."""
-        if self._listener is None:
-            self._listener = self._tasks.start(self._listen(on_invalidation), "invalidations")
+        self._invalidations.listen(on_invalidation)
 
     async def aclose(self) -> None:
         await self._tasks.aclose()
@@ -294,24 +274,23 @@ class SharedLevel(Generic[T]):
             hits=self._hits,
             misses=self._misses,
             stale=self._stale,
-            skipped=self._skipped,
-            errors=self._errors,
-            timeouts=self._timeouts,
+            skipped=self._guard.skipped,
+            errors=self._guard.errors,
+            timeouts=self._guard.timeouts,
             stored=self._stored,
             refused=self._refused,
             unserialisable=self._unserialisable,
             lease_waits=self._lease_waits,
-            invalidations_pending=len(self._pending),
-            breaker=self._breaker.state.value,
+            invalidations_pending=len(self._invalidations),
+            breaker=self._guard.state.value,
         )
 
     # -- the store ----------------------------------------------------------------------------------------------------
 
     async def _read(self, claim: Claim[T], *, waited: bool) -> Found[T] | None:
-        if self._pending:
-            self._skipped += 1
-            raise StoreUnavailable("the store has not heard of every invalidation yet")
-        stored: Stored | None = await self._ask(lambda: self.store.get(claim.key), claim)
+        if self._invalidations:
+            raise self._guard.skip("the store has not heard of every invalidation yet")
+        stored: Stored | None = await self._guard.ask(lambda: self.store.get(claim.key), claim)
         if stored is None:
             self._misses += 1
             return None
@@ -320,7 +299,7 @@ class SharedLevel(Generic[T]):
         except NotSerialisable as error:
             self._unserialisable += 1
             self._misses += 1
-            self._warn_once("bytes of a value", error)
+            self._guard.warn_once("bytes of a value", error)
             return None
         if stored.fresh_s > 0:
             self._hits += 1
@@ -330,119 +309,36 @@ class SharedLevel(Generic[T]):
 
     async def _lease(self, claim: Claim[T]) -> bool:
         self._claims += 1
-        token = f"{self.name}/{self._claims}"
-        if await self._ask(lambda: self.store.take_lease(claim.key, token, self._lease_s), claim):
-            claim.token = token
-            return True
-        return False
+        token = claim.token = f"{self.name}/{self._claims}"
+        try:
+            taken = await self._guard.ask(
+                lambda: self.store.take_lease(claim.key, token, self._lease_s), claim
+            )
+        except asyncio.CancelledError:
+            # The store may have heard the question: nobody must wait for one who has left.
+            self._give_up(claim)
+            raise
+        except StoreUnavailable:
+            claim.token = ""
+            raise
+        if not taken:
+            claim.token = ""
+        return taken
 
     async def _renew(self, claim: Claim[T]) -> None:
         try:
-            await self._ask(
-                lambda: self.store.extend_lease(claim.key, claim.token, self._lease_s),
-                Claim[T](claim.key, self.timeout_s),
+            await self._guard.ask(
+                lambda: self.store.extend_lease(claim.key, claim.token, self._lease_s)
             )
         except StoreUnavailable:
             pass  # counted; the lease lapses and another process may compute too
 
-    async def _give_up(self, claim: Claim[T]) -> None:
+    def _give_up(self, claim: Claim[T]) -> None:
         token, claim.token = claim.token, ""
+        self._tasks.start(self._end_lease(claim.key, token), "lease")
+
+    async def _end_lease(self, key: str, token: str) -> None:
         try:
-            await self._ask(
-                lambda: self.store.end_lease(claim.key, token), Claim[T](claim.key, self.timeout_s)
-            )
+            await self._guard.ask(lambda: self.store.end_lease(key, token))
         except StoreUnavailable:
             pass  # counted; the lease lapses by itself
-
-    async def _ask(self, operation: Callable[[], Awaitable[R]], claim: Claim[T]) -> R:
-        """One question to the store, within what `claim` may still spend; raises only StoreUnavailable."""
-        loop = asyncio.get_running_loop()
-        asked_s = loop.time()
-        may_ask = claim.remaining_s > 0 and asked_s >= self._paused_until_s
-        permit = self._breaker.try_acquire(asked_s) if may_ask else 0
-        if not permit:
-            self._skipped += 1
-            raise StoreUnavailable(
-                "not asked: no time left, a pause after a time-out, or the breaker is open"
-            )
-        try:
-            async with asyncio.timeout_at(asked_s + claim.remaining_s):
-                answer = await operation()
-        except (StoreUnavailable, TimeoutError) as error:
-            now_s = loop.time()
-            claim.remaining_s = 0.0
-            self._errors += 1
-            if isinstance(error, StoreRefused):
-                self._breaker.succeeded(permit, now_s)
-                self._warn_once("refused", error)
-                raise
-            if isinstance(error, TimeoutError):
-                self._timeouts += 1
-                # Who has just waited in vain, and everyone else, goes on at once instead of waiting in vain again.
-                self._paused_until_s = now_s + self.timeout_s
-                error = StoreUnavailable(f"no answer within {now_s - asked_s:.3f} s")
-            self._last_error = str(error)
-            openings = self._breaker.statistics().openings
-            luck = self._uniform(f"cache breaker {self.name}", openings, 0)
-            self._breaker.failed(permit, now_s, luck)
-            raise error
-        except BaseException:
-            self._breaker.abandoned(permit)
-            raise
-        now_s = loop.time()
-        claim.remaining_s -= now_s - asked_s
-        self._breaker.succeeded(permit, now_s)
-        return answer
-
-    async def _listen(self, on_invalidation: Callable[[Invalidation], None]) -> None:
-        def heard(what: Invalidation) -> None:
-            if what.origin != self.name:
-                on_invalidation(what)
-
-        while True:
-            try:
-                await self.store.listen(heard, lambda: None)
-            except StoreUnavailable:
-                pass  # the breaker tells of the outage; what is missed meanwhile ends with the TTL of L1
-            await asyncio.sleep(_RECONNECT_S)
-
-    async def _replay_invalidations(self) -> None:
-        while self._pending:
-            what = next(iter(self._pending))
-            try:
-                await self._ask(
-                    partial(self.store.invalidate, what), Claim[T]("", _REPLAY_TIMEOUT_S)
-                )
-            except StoreUnavailable:
-                await asyncio.sleep(_RECONNECT_S)
-            else:
-                self._pending.pop(what, None)
-
-    def _breaker_changed(self, now_s: float, old: BreakerState, new: BreakerState) -> None:
-        if new is BreakerState.OPEN and old is BreakerState.CLOSED:
-            logger.warning(
-                "cache store away (%s): going on without it, asking again in %.1f s",
-                self._last_error,
-                self._breaker.retry_after_s(now_s),
-            )
-        elif new is BreakerState.CLOSED:
-            logger.warning("cache store is back")
-        if self._on_breaker_change is not None:
-            self._on_breaker_change(now_s, old, new)
-
-    def _warn_once(self, subject: str, error: CacheError) -> None:
-        if subject not in self._warned:
-            self._warned.add(subject)
-            logger.warning("not shared: %s", error)
-
-
-def _default_breaker(
-    on_change: Callable[[float, BreakerState, BreakerState], None],
-) -> CircuitBreaker:
-    return CircuitBreaker(
-        max_failures_in_row=5,
-        open_s=1.0,
-        open_max_s=10.0,
-        probes=2,
-        on_change=on_change,
-    )

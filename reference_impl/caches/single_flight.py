@@ -64,7 +64,8 @@ class SingleFlight(Generic[T]):
 
     def lead(self, key: str, tags: frozenset[str] = frozenset()) -> Flight[T]:
         """Start the flight of `key`, which must have none."""
-        flight = self._flights[key] = Flight[T](tags)
+        flight: Flight[T] = Flight(tags)
+        self._flights[key] = flight
         return flight
 
     async def join(self, key: str, flight: Flight[T]) -> T | Lead:

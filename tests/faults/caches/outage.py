@@ -64,7 +64,7 @@ async def play(
         store,
         name="gateway",
         timeout_s=TIMEOUT_S,
-        breaker=make_breaker,
+        make_breaker=make_breaker,
         on_breaker_change=lambda now_s, old, new: outcome.changes.append(
             (now_s - start_s, old.value, new.value)
         ),

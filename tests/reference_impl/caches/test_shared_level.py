@@ -189,6 +189,38 @@ def test_what_another_process_computes_at_an_invalidation_is_not_stored() -> Non
     run(main())
 
 
+def test_a_look_up_beside_an_invalidation_leaves_nothing_old_behind() -> None:
+    async def main() -> None:
+        server = CacheServer()
+        layer = process(server, "a")
+        await layer.fetch("k", lambda: "old")
+        told = layer.invalidate("k")
+        # Nobody has awaited the store yet: it may still answer with the old value.
+        await layer.fetch("k", lambda: "new")
+        await told
+        assert await layer.fetch("k", lambda: "new") == ("new", "miss")
+        await close(layer)
+
+    run(main())
+
+
+@pytest.mark.parametrize("steps", range(1, 12))
+def test_a_look_up_cancelled_at_any_step_leaves_no_lease_behind(steps: int) -> None:
+    async def main() -> None:
+        server = CacheServer()
+        a, b = process(server, "a"), process(server, "b")
+        look_up = asyncio.create_task(a.fetch("k", Computing(takes_s=0.0001)))
+        await asyncio.sleep(steps * 45e-6)  # one leg of a message to the store
+        look_up.cancel()
+        await asyncio.gather(look_up, return_exceptions=True)
+        began_s = asyncio.get_running_loop().time()
+        await b.fetch("k", Computing(takes_s=0.0001))
+        assert asyncio.get_running_loop().time() - began_s < 0.1
+        await close(a, b)
+
+    run(main())
+
+
 def test_a_lost_invalidation_heals_with_the_ttl_of_level_1() -> None:
     async def main() -> None:
         server = CacheServer()
