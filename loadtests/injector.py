@@ -23,8 +23,8 @@ from loadtests.http_client import HttpClient
 from loadtests.metrics import ClientMetrics
 from loadtests.reply import Reply
 from reference_impl.messages import TAG_HEADER, RequestTag
+from reference_impl.prices import load_prices
 from reference_impl.telemetry import Outcome
-from simulation.scenario.prices import load_prices
 from simulation.scenario.prompts import request_body
 from simulation.scenario.random_streams import uniforms
 from simulation.scenario.workload import CompiledWorkload

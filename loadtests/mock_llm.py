@@ -31,6 +31,7 @@ from loadtests.mock.protocol import MockProtocol
 from loadtests.mock.validity import Punctuality
 from reference_impl.live.loop import run_live
 from reference_impl.live.serving import announce, serving, stop_on_signals
+from reference_impl.prices import PriceError, PriceTable, load_prices
 from reference_impl.process_config import ConfigError
 from simulation.models.llm_endpoint import AttemptRecord, LLMEndpoint
 from simulation.scenario.endpoint import (
@@ -40,7 +41,6 @@ from simulation.scenario.endpoint import (
     ProfileError,
     load_profile,
 )
-from simulation.scenario.prices import PriceError, PriceTable, load_prices
 
 __all__ = ["MockOptions", "main", "serve"]
 

@@ -22,6 +22,7 @@ from reference_impl.instances.instance import Instance
 from reference_impl.instances.port import InstanceProvider
 from reference_impl.llm.port import MessagesPort
 from reference_impl.overload.jitter import hashed_uniform
+from reference_impl.prices import PriceTable, load_prices
 from reference_impl.processor import AsyncLLMProcessor
 from reference_impl.telemetry import SystemEvent
 
@@ -102,14 +103,21 @@ class System:
 
 
 def build_instance(
-    instance_id: str, spec: DeploymentSpec, llm: MessagesPort, compute: Compute, *, seed: int
+    instance_id: str,
+    spec: DeploymentSpec,
+    llm: MessagesPort,
+    compute: Compute,
+    *,
+    seed: int,
+    prices: PriceTable | None = None,
 ) -> Instance:
-    """One instance over the endpoint's port: slots, processor, retries."""
+    """One instance over the endpoint's port: slots, processor, retries, costs (`prices`: None takes the shipped table)."""
     processor = AsyncLLMProcessor(
         port=llm,
         retry=spec.retry,
         concurrency=spec.instances.concurrency,
         uniform=hashed_uniform(seed),
+        price=(prices or load_prices()).price_usd,
     )
     return Instance(
         instance_id,

@@ -7,7 +7,7 @@ from typing import Any
 from loadtests.mock.exchange import Exchange
 from loadtests.mock.pages import page
 from reference_impl.errors import NotFound
-from simulation.scenario.prices import PriceTable
+from reference_impl.prices import PriceTable
 
 __all__ = ["ModelRoutes"]
 

@@ -37,10 +37,10 @@ from reference_impl.llm.port import MessagesPort
 from reference_impl.llm.sdk import SdkMessages
 from reference_impl.llm.sse import split_events
 from reference_impl.messages import Call, Chunk, Completion
+from reference_impl.prices import load_prices
 from simulation.kernel import run as run_virtual
 from simulation.models.llm_endpoint import LLMEndpoint
 from simulation.scenario.endpoint import EndpointProfile
-from simulation.scenario.prices import load_prices
 from tests.reference_impl.calls import make_call
 from tests.reference_impl.llm.scripted_server import serving
 

@@ -13,9 +13,9 @@ from loadtests.mock.messages import MessagesRoutes
 from loadtests.mock.metrics import MockMetrics
 from loadtests.mock.protocol import CONNECTION
 from loadtests.mock.validity import Punctuality
+from reference_impl.prices import load_prices
 from reference_impl.telemetry import RequestRecord
 from simulation.models.llm_endpoint import LLMEndpoint
-from simulation.scenario.prices import load_prices
 from simulation.scenario.spec import Scenario
 from simulation.scenario.workload import compile_workload
 from simulation.wire_world import simulate_wire

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from reference_impl.errors import ServiceError
 from reference_impl.messages import Call
+from reference_impl.prices import PriceTable
 from simulation.models.endpoint.attempt import Attempt, AttemptRecord, EndpointStatistics
 from simulation.models.endpoint.faults import Fault
-from simulation.scenario.prices import PriceTable
 
 __all__ = ["Books", "Observer"]
 

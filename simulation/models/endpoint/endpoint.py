@@ -11,6 +11,7 @@ from typing import Any
 
 from reference_impl.errors import ServiceError, StreamBroken
 from reference_impl.messages import Call, Completion, Emit
+from reference_impl.prices import PriceTable, load_prices
 from simulation.models.endpoint.admission import Admission
 from simulation.models.endpoint.answer import passage_text
 from simulation.models.endpoint.attempt import Attempt, EndpointStatistics
@@ -23,7 +24,6 @@ from simulation.models.endpoint.lines import Lines
 from simulation.models.endpoint.request import MessagesRequest
 from simulation.models.endpoint.timing import FAULT_LUCK
 from simulation.scenario.endpoint import EndpointProfile
-from simulation.scenario.prices import PriceTable, load_prices
 from simulation.scenario.random_streams import uniforms
 
 __all__ = ["LLMEndpoint"]
@@ -84,9 +84,7 @@ class LLMEndpoint:
         passage_text(0, 1)
         self._lines.prepare()
 
-    def complete(
-        self, call: Call, emit: Emit | None = None
-    ) -> Coroutine[Any, Any, Completion]:
+    def complete(self, call: Call, emit: Emit | None = None) -> Coroutine[Any, Any, Completion]:
         """Answer `call` (see MessagesPort), which arrives now; writes `call.trace.endpoint_s`, also when it fails."""
         return self.deliver(self.admit(call), emit)
 

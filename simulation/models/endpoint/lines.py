@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from reference_impl.prices import ModelPrice, PriceTable
 from simulation.models.endpoint.batching import BatchingEngine
 from simulation.models.endpoint.timing import ProviderTiming, ServiceTiming, Timing
 from simulation.scenario.endpoint import (
@@ -11,7 +12,6 @@ from simulation.scenario.endpoint import (
     SelfHostedService,
     ServiceTimeService,
 )
-from simulation.scenario.prices import ModelPrice, PriceTable
 
 __all__ = ["Line", "Lines"]
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from reference_impl.prices import load_prices
 from simulation.kernel import run
 from simulation.models.llm_endpoint import LLMEndpoint
-from simulation.scenario.prices import load_prices
 from tests.simulation.models.endpoint.calls import Records, profile, with_body
 
 _LONG = "word " * 2_000  # 2,500 tokens

@@ -12,6 +12,8 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from reference_impl.messages import Usage
+
 __all__ = ["ModelPrice", "PriceError", "PriceTable", "load_prices"]
 
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -93,10 +95,20 @@ class PriceTable(BaseModel):
             total *= entry.long_prompt_factor
         return total * self.batch_factor if batch else total
 
+    def price_usd(self, model: str, usage: Usage) -> float:
+        """Price of an answer with this usage, as `AsyncLLMProcessor(price=...)` takes it."""
+        return self.cost_usd(
+            model,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cache_read_input_tokens=usage.cache_read_input_tokens,
+            cache_creation_input_tokens=usage.cache_creation_input_tokens,
+        )
+
 
 @cache
 def _shipped() -> PriceTable:
-    text = (resources.files("simulation.scenario") / "prices.yaml").read_text("utf-8")
+    text = (resources.files("reference_impl") / "prices.yaml").read_text("utf-8")
     return PriceTable.model_validate(yaml.safe_load(text))
 
 
