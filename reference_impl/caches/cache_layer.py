@@ -14,12 +14,13 @@ import inspect
 import logging
 import math
 from collections.abc import Awaitable, Callable, Collection
-from typing import Final, Generic, TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 from reference_impl.caches.background import BackgroundTasks
 from reference_impl.caches.glob import compile_glob, is_literal, refuse_broad
 from reference_impl.caches.keys import check_key
 from reference_impl.caches.memory_cache import MemoryCache, MemoryEntry
+from reference_impl.caches.negative_cache import NegativeCache
 from reference_impl.caches.port import Invalidation
 from reference_impl.caches.shared_level import Claim, Found, SharedLevel
 from reference_impl.caches.single_flight import LEAD, Flight, SingleFlight
@@ -34,10 +35,6 @@ T = TypeVar("T")
 ComputeFn = Callable[[], Awaitable[T] | T]
 
 logger = logging.getLogger(__name__)
-
-# A remembered failure is an exception with its message; the bounds keep a flood of distinct bad keys in check.
-_MAX_NEGATIVE_ENTRIES: Final = 10_000
-_MAX_NEGATIVE_BYTES: Final = 16 * 1024 * 1024
 
 
 def is_final(error: Exception) -> bool:
@@ -95,16 +92,13 @@ class CacheLayer(Generic[T]):
         self._l1_ttl_s = math.inf if shared is None else l1_ttl_seconds
         self._refresh_ahead = refresh_ahead
         self._stale_s = stale_if_error_seconds
-        self._negative_ttl_s = negative_ttl_seconds
         self._final = final
         self._memory: MemoryCache[T] = MemoryCache(max_bytes, max_entries)
-        self._failed: MemoryCache[Exception] = MemoryCache(
-            _MAX_NEGATIVE_BYTES, _MAX_NEGATIVE_ENTRIES
-        )
+        self._failed = NegativeCache(negative_ttl_seconds)
         self._flights: SingleFlight[T] = SingleFlight()
         self._tasks = BackgroundTasks("cache")
         self._l1_hits = self._l2_hits = self._coalesced = self._misses = self._failures = 0
-        self._stale_served = self._negative_hits = self._computations = 0
+        self._stale_served = self._computations = 0
         self._refreshes = self._refresh_failures = self._invalidations = 0
 
     # -- look-ups -----------------------------------------------------------------------------------------------------
@@ -153,12 +147,11 @@ class CacheLayer(Generic[T]):
         if entry is not None and now_s < entry.fresh_until_s:
             # One attempt in the life of an entry: a failing computation must not be called by every hit.
             entry.refresh_from_s = entry.fresh_until_s
-            if self._flights.find(key) is None:
+            if ttl_s > 0 and self._flights.find(key) is None:
                 self._tasks.start(self._refresh(key, compute_fn, ttl_s, frozenset(tags)), "refresh")
             self._l1_hits += 1
             return entry.value, "l1"
-        if self._negative_ttl_s > 0:
-            self._raise_remembered(key, now_s)
+        self._failed.raise_remembered(key, now_s)
         try:
             return await self._join_or_lead(key, compute_fn, ttl_s, frozenset(tags), entry)
         except BaseException:
@@ -175,11 +168,14 @@ class CacheLayer(Generic[T]):
             return entry.value, "l1"
         if self.shared is None:
             return None
+        self.shared.listen(self._heard)
+        invalidations = self._invalidations
         found = await self.shared.obtain(key, may_lead=False)
         if not isinstance(found, Found):
             return None
         self._l2_hits += 1
-        self._keep(key, found.value, found.fresh_s, found.ttl_s, found.tags)
+        if self._invalidations == invalidations:
+            self._keep(key, found.value, found.fresh_s, found.ttl_s, found.tags)
         return found.value, "l2"
 
     async def _join_or_lead(
@@ -206,8 +202,8 @@ class CacheLayer(Generic[T]):
                 self._flights.land(key, flight, stale.value)
                 self._stale_served += 1
                 return stale.value, "l1"
-            if final and self._negative_ttl_s > 0 and not flight.doomed:
-                self._remember(key, error)
+            if final and not flight.doomed:
+                self._failed.remember(key, error, asyncio.get_running_loop().time())
             self._flights.fail(key, flight, error, final=final)
             raise
         except BaseException:
@@ -293,6 +289,8 @@ class CacheLayer(Generic[T]):
                 return
             claim = leased
         if self._flights.find(key) is not None:
+            if self.shared is not None:
+                self.shared.release(claim)
             return
         flight = self._flights.lead(key, tags)
         self._refreshes += 1
@@ -339,27 +337,6 @@ class CacheLayer(Generic[T]):
                 fresh_until_s=fresh_until_s,
                 stale_until_s=fresh_until_s + self._stale_s,
                 tags=tags,
-            ),
-        )
-
-    # -- failures that are remembered ---------------------------------------------------------------------------------
-
-    def _raise_remembered(self, key: str, now_s: float) -> None:
-        entry = self._failed.find(key, now_s)
-        if entry is not None:
-            self._negative_hits += 1
-            raise entry.value.with_traceback(None)
-
-    def _remember(self, key: str, error: Exception) -> None:
-        until_s = asyncio.get_running_loop().time() + self._negative_ttl_s
-        self._failed.put(
-            key,
-            MemoryEntry(
-                error,
-                size_bytes=len(str(error)),
-                refresh_from_s=until_s,
-                fresh_until_s=until_s,
-                stale_until_s=until_s,
             ),
         )
 
@@ -438,7 +415,7 @@ class CacheLayer(Generic[T]):
             misses=self._misses,
             failures=self._failures,
             stale_served=self._stale_served,
-            negative_hits=self._negative_hits,
+            negative_hits=self._failed.hits,
             computations=self._computations,
             in_progress=len(self._flights),
             refreshes=self._refreshes,
