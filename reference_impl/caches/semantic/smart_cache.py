@@ -42,11 +42,11 @@ _VECTOR_CACHE_BYTES: Final = 16 * 1024 * 1024
 
 
 class Scope(msgspec.Struct, frozen=True):
-    """What must be equal for answers to be shared. `before` is the conversation up to the prompt, JSON-able."""
+    """What must be equal for answers to be shared, all of it JSON-able. `before` is the conversation up to the prompt."""
 
     tenant: str = ""
     model: str = ""
-    system: str = ""
+    system: object = ""
     parameters: Mapping[str, object] = {}
     before: Sequence[object] = ()
 
