@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import signal
 import sys
 import time
@@ -84,7 +85,39 @@ def _is_failed_run(error: RuntimeError) -> bool:
     return isinstance(error, (SwarmError, StackError))
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+# Commands that live with what they command: name -> (module, attribute, one line of help), imported when called.
+_ELSEWHERE: dict[str, tuple[str, str, str]] = {}
+
+
+class _LazyGroup(click.Group):
+    """A group some of whose commands are imported only when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *_ELSEWHERE})
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in _ELSEWHERE:
+            return super().get_command(ctx, name)
+        module, attribute, _ = _ELSEWHERE[name]
+        found: click.Command = getattr(importlib.import_module(module), attribute)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands, without importing any."""
+        rows = []
+        for name in self.list_commands(ctx):
+            if name in _ELSEWHERE:
+                rows.append((name, _ELSEWHERE[name][2]))
+            elif (command := super().get_command(ctx, name)) is not None:
+                rows.append((name, command.get_short_help_str(limit=80)))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="twinload")
 def cli() -> None:
     """Load tests and capacity simulation for applications that run on LLM calls."""
