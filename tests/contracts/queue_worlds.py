@@ -1,0 +1,107 @@
+"""Where the contract of the queues is played: each broker, on the loops that it can run on."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from reference_impl.queues.memory import MemoryQueue
+from reference_impl.queues.port import MessageQueue, QueueStatistics
+from simulation import kernel
+
+LIMIT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a broker is like, where the port leaves it open.
+
+    delay_factor: a retry comes after at most so many times its delay, plus slack_s. counts_redeliveries: the broker knows how
+    often a lease was lost. prefetches: a connection holds more than it has handed out. one_consumer: a group has one member.
+    """
+
+    delay_factor: float = 1.0
+    slack_s: float = 0.01
+    short_lease_s: float = 0.2
+    counts_redeliveries: bool = True
+    prefetches: bool = False
+    one_consumer: bool = False
+    backlog: int = 10_000
+
+
+class QueueWorld(ABC):
+    """Connections to one queue that no other test uses."""
+
+    traits = Traits()
+
+    def __init__(self, levels: int) -> None:
+        self.levels = levels
+        self._opened: list[MessageQueue] = []
+
+    def play(self, body: Callable[[], Awaitable[None]]) -> None:
+        async def main() -> None:
+            try:
+                await asyncio.wait_for(body(), LIMIT_S)
+            finally:
+                for queue in self._opened:
+                    await queue.close()
+                await self.clean_up()
+
+        self.run(main())
+
+    async def connect(self, lease_s: float = 30.0) -> MessageQueue:
+        queue = await self._connect(lease_s)
+        self._opened.append(queue)
+        return queue
+
+    async def settled(self, queue: MessageQueue, dead: int) -> QueueStatistics:
+        """Statistics once the broker shows `dead` dead letters; some count a moment later."""
+        while True:
+            now = await queue.statistics()
+            if now.dead == dead:
+                return now
+            await asyncio.sleep(0.02)
+
+    def run(self, main: Coroutine[Any, Any, None]) -> None:
+        asyncio.run(main)
+
+    def clock(self) -> float:
+        """The clock of deadlines."""
+        return asyncio.get_running_loop().time()
+
+    async def clean_up(self) -> None:
+        """Remove the queue from its broker; in memory there is nothing to remove."""
+        return
+
+    @abstractmethod
+    async def _connect(self, lease_s: float) -> MessageQueue: ...
+
+    @abstractmethod
+    async def crash(self, queue: MessageQueue) -> None:
+        """End the connection as a killed process does: without a word."""
+
+
+class Memory(QueueWorld):
+    def __init__(self, levels: int) -> None:
+        super().__init__(levels)
+        self._first: MemoryQueue | None = None
+
+    async def _connect(self, lease_s: float) -> MessageQueue:
+        if self._first is None:
+            self._first = MemoryQueue(levels=self.levels, lease_s=lease_s)
+            return self._first
+        return self._first.connect()
+
+    async def crash(self, queue: MessageQueue) -> None:
+        """A connection in memory dies only with its process; that nobody renews the lease is the nearest to it."""
+
+
+class MemoryInVirtualTime(Memory):
+    def run(self, main: Coroutine[Any, Any, None]) -> None:
+        kernel.run(main)
+
+
+WORLDS: list[Any] = [Memory, MemoryInVirtualTime]
