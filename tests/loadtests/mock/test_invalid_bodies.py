@@ -86,7 +86,7 @@ def _check(answer: httpx2.Response, *, may_pass: bool) -> None:
 
 
 _quick = settings(
-    max_examples=300,
+    max_examples=200,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     derandomize=True,

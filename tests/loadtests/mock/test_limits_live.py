@@ -39,7 +39,7 @@ name: requests
 speedup: {_SPEEDUP}
 service: {{kind: service_time, service_s: 0.5}}
 output_tokens: 5
-limits: {{requests_per_min: 1000}}
+limits: {{requests_per_min: 1000, burst_s: 5}}
 """
 
 
@@ -84,8 +84,10 @@ def test_at_twice_the_limit_the_accepted_rate_is_the_limit_within_one_percent(
     assert len(records) == count
     arrivals_s = sorted(record["arrived_s"] for record in records)
     accepted = sum(record["status"] == 200 for record in records)
-    # The first request opens the bucket; the last one to be accepted closes the count.
-    accepted_per_s = accepted / (arrivals_s[-1] - arrivals_s[0])
+    # A full bucket at the first arrival, and the limit from then on. Five seconds of burst are a quarter of a second here:
+    # hiccups of the machine up to that length do not let the bucket overflow.
+    burst = 1_000 / 60 * 5
+    accepted_per_s = (accepted - burst) / (arrivals_s[-1] - arrivals_s[0])
     assert accepted_per_s == pytest.approx(limit_per_s, rel=0.01)
 
 
