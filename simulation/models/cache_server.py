@@ -16,6 +16,7 @@ from typing import Literal, TypeVar
 from reference_impl.caches.memory_cache import MemoryCacheStatistics
 from reference_impl.caches.memory_store import MemoryStore
 from reference_impl.caches.port import Invalidation, Stored, StoreUnavailable
+from reference_impl.telemetry import StationSample
 from simulation.scenario.distributions import AnyDistribution, Constant
 from simulation.scenario.random_streams import UNIFORMS_PER_KEY, uniforms
 
@@ -55,7 +56,10 @@ class CacheServer:
         self._outage: Outage | None = None
         self._back: asyncio.Event | None = None
         self._commands = 0
-        self._busy_s = 0.0
+        self._booked_s = 0.0
+        self._waited_s = 0.0
+        # At the last sample: instant, commands, busy and waiting integrals.
+        self._marked = (0.0, 0, 0.0, 0.0)
         self._breaks: dict[asyncio.Future[None], None] = {}
 
     @property
@@ -83,10 +87,11 @@ class CacheServer:
         """Execute `command` after those that came before it; raises StoreUnavailable while it refuses."""
         await self._answering()
         now_s = asyncio.get_running_loop().time()
-        done_s = max(now_s, self._free_at_s) + self._service_s
-        self._free_at_s = done_s
+        start_s = max(now_s, self._free_at_s)
+        done_s = self._free_at_s = start_s + self._service_s
         self._commands += 1
-        self._busy_s += self._service_s
+        self._booked_s += self._service_s
+        self._waited_s += start_s - now_s
         if done_s > now_s:
             await asyncio.sleep(done_s - now_s)
             await self._answering()
@@ -111,9 +116,28 @@ class CacheServer:
     def statistics(self) -> MemoryCacheStatistics:
         return self._store.statistics()
 
-    def commands(self) -> tuple[int, float]:
-        """Commands executed since the start, and the seconds of the server's thread that they took."""
-        return self._commands, self._busy_s
+    def sample(self, now_s: float, origin_s: float) -> StationSample:
+        """The server's thread over the interval since the last sample. Waits are counted where they begin."""
+        from_s, commands, busy_s, waited_s = self._marked
+        self._marked = (now_s, self._commands, self._busy_until(now_s), self._waited_s)
+        interval_s = now_s - from_s
+        busy_in_interval_s = max(0.0, self._marked[2] - busy_s)
+        return StationSample(
+            t_s=now_s - origin_s,
+            interval_s=interval_s,
+            station="cache server",
+            kind="cpu",
+            arrivals=self._commands - commands,
+            completions=self._commands - commands,
+            busy_s=busy_in_interval_s,
+            queue_length=(self._waited_s - waited_s) / interval_s if interval_s > 0 else 0.0,
+            in_service=busy_in_interval_s / interval_s if interval_s > 0 else 0.0,
+            capacity=1.0,
+        )
+
+    def _busy_until(self, now_s: float) -> float:
+        """Seconds of work done up to now; what is booked beyond is left out."""
+        return self._booked_s - max(0.0, self._free_at_s - now_s)
 
     async def _answering(self) -> None:
         while self._outage is not None:
