@@ -21,7 +21,8 @@ from reference_impl.messages import TAG_HEADER, Call, Chunk, RequestTag
 from reference_impl.telemetry import RequestTrace
 from simulation.models.endpoint.attempt import Attempt
 from simulation.models.endpoint.faults import FAULT_HEADER, FaultOrder, StreamCut
-from simulation.models.endpoint.request import CountRequest, parse_count, parse_messages
+from simulation.models.endpoint.request import parse_count, parse_messages
+from simulation.models.endpoint.request_types import CountRequest
 from simulation.models.endpoint.tokens import count_prompt
 from simulation.models.endpoint.wire import error_event
 from simulation.models.llm_endpoint import AttemptRecord, LLMEndpoint

@@ -17,7 +17,8 @@ from simulation.models.endpoint.limits import AccountLimits, Flow
 from simulation.models.endpoint.lines import Line, Lines
 from simulation.models.endpoint.overload import OverloadModel
 from simulation.models.endpoint.prompt_cache import CacheSplit, PromptCache, PromptPrefix
-from simulation.models.endpoint.request import MessagesRequest, parse_messages
+from simulation.models.endpoint.request import parse_messages
+from simulation.models.endpoint.request_types import MessagesRequest
 from simulation.models.endpoint.sizing import check_sizes, prompt_of, wanted_tokens
 from simulation.models.endpoint.timing import OVERLOAD_LUCK
 from simulation.models.endpoint.tokens import prompt_prefixes

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from simulation.models.endpoint.request import MessagesRequest
+from simulation.models.endpoint.request_types import MessagesRequest
 from simulation.models.endpoint.schema_sample import sample_of
 from simulation.models.endpoint.tokens import BYTES_PER_TOKEN
 from simulation.scenario.random_streams import generator

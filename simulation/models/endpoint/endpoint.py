@@ -6,8 +6,6 @@ A call is decided on when it arrives (`admit`) and then delivered (`deliver`); `
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
 
 from reference_impl.errors import ServiceError, StreamBroken
 from reference_impl.messages import Call, Completion, Emit
@@ -21,7 +19,7 @@ from simulation.models.endpoint.delivery import Detail, play
 from simulation.models.endpoint.faults import Fault, FaultOrder, Faults, raise_status
 from simulation.models.endpoint.limits import AccountLimits
 from simulation.models.endpoint.lines import Lines
-from simulation.models.endpoint.request import MessagesRequest
+from simulation.models.endpoint.request_types import MessagesRequest
 from simulation.models.endpoint.timing import FAULT_LUCK
 from simulation.scenario.endpoint import EndpointProfile
 from simulation.scenario.random_streams import uniforms
@@ -84,9 +82,13 @@ class LLMEndpoint:
         passage_text(0, 1)
         self._lines.prepare()
 
-    def complete(self, call: Call, emit: Emit | None = None) -> Coroutine[Any, Any, Completion]:
-        """Answer `call` (see MessagesPort), which arrives now; writes `call.trace.endpoint_s`, also when it fails."""
-        return self.deliver(self.admit(call), emit)
+    async def complete(self, call: Call, emit: Emit | None = None) -> Completion:
+        """Answer `call` (see MessagesPort); writes `call.trace.endpoint_s`, also when it fails.
+
+        A coroutine of its own although it only passes on `deliver`'s: a task that is cancelled before it has begun must
+        leave nothing admitted.
+        """
+        return await self.deliver(self.admit(call), emit)
 
     async def aclose(self) -> None:
         """Nothing to release."""

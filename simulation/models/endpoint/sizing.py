@@ -7,7 +7,7 @@ import hashlib
 from reference_impl.errors import InvalidRequest, NotFound
 from reference_impl.messages import Call
 from simulation.models.endpoint.lines import Lines
-from simulation.models.endpoint.request import MessagesRequest
+from simulation.models.endpoint.request_types import MessagesRequest
 from simulation.models.endpoint.tokens import count_prompt
 from simulation.scenario.distributions import Distribution
 from simulation.scenario.random_streams import uniforms

@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from simulation.models.endpoint.prompt_cache import PromptPrefix
-from simulation.models.endpoint.request import CountRequest
+from simulation.models.endpoint.request_types import CountRequest
 
 __all__ = ["BYTES_PER_TOKEN", "count_prompt", "prompt_prefixes"]
 

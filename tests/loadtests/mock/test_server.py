@@ -282,3 +282,30 @@ def test_a_taken_port_is_one_clear_line() -> None:
     assert second.returncode == 2
     assert second.stderr.count("\n") == 1
     assert f"port {taken}" in second.stderr
+
+
+def test_a_self_hosted_engine_streams_token_by_token_and_forgets_who_leaves(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "engine.yaml").write_text(
+        "name: engine\n"
+        "service: {kind: self_hosted, max_num_seqs: 1, decode_base_s: 0.01,"
+        " decode_per_sequence_s: 0, prefill_tokens_per_s: 100000}\n"
+        "output_tokens: 20\n"
+    )
+    long = {"x-twinload-request": "id=1;output=90000"}
+    short = {"x-twinload-request": "id=2;input=100;output=20"}
+    body = {**BODY, "max_tokens": 90_000, "stream": True}
+    with running_mock(tmp_path, "--profile", str(tmp_path / "engine.yaml")) as mock:
+        url = f"{mock.url}/v1/messages"
+        # The one place in the batch is taken for 900 s, by a client that leaves after its first token.
+        with (
+            httpx2.Client(headers=HEADERS) as client,
+            client.stream("POST", url, json=body, headers=long) as held,
+        ):
+            next(held.iter_raw())
+        answer = httpx2.post(url, json=body, headers={**HEADERS, **short}, timeout=10)
+        assert answer.text.count("event: content_block_delta") == 20
+        record = mock.wait_for(lambda r: r["request_id"] == 2)
+        assert 0.2 <= record["endpoint_s"] < 1.0
+        assert record["drawn_endpoint_s"] is None

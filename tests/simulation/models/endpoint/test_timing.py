@@ -151,3 +151,15 @@ def test_a_cancelled_call_ends_at_once_and_is_billed_for_what_was_produced() -> 
     run(main())
     assert (records[0].status, records[0].output_tokens) == (499, 11)
     assert records[0].endpoint_s == pytest.approx(2.0)
+
+
+def test_a_call_that_is_cancelled_before_it_has_begun_leaves_nothing_admitted() -> None:
+    async def main() -> None:
+        endpoint = LLMEndpoint(profile(), 1)
+        task = asyncio.create_task(endpoint.complete(tagged(1)))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert endpoint.statistics().in_flight == 0
+
+    run(main())
