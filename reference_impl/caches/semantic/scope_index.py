@@ -81,7 +81,11 @@ class ScopeIndex:
         if due and not loading:
             self._load_task = tasks.start(self._load(self._shared), "semantic-load")
         if self._loaded_at_s is None and self._load_task is not None:
-            await asyncio.wait({self._load_task}, timeout=self._shared.timeout_s)
+            try:
+                async with asyncio.timeout(self._shared.timeout_s):
+                    await asyncio.shield(self._load_task)
+            except TimeoutError:
+                pass  # it goes on behind this look-up, which makes do with what is here
 
     def nearest(self, vector: Vector, count: int) -> list[Candidate]:
         """The most similar prompts, most similar first."""

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
-from reference_impl.caches.semantic.evaluation import (
+from reference_impl.caches.evaluation import cache, describe, draw_curve
+from reference_impl.caches.semantic.accuracy import (
     LABELLED_PAIRS,
     LabelledPair,
     evaluate,
@@ -16,7 +18,6 @@ from reference_impl.caches.semantic.evaluation import (
 )
 from reference_impl.caches.semantic.index import VectorIndex
 from reference_impl.caches.semantic.minilm import MiniLMEmbedder
-from reference_impl.caches.semantic.report import describe, draw_curve
 from reference_impl.caches.semantic.smart_cache import DEFAULT_THRESHOLD
 from tests.reference_impl.caches.semantic.vectors import WrittenEmbedder
 
@@ -200,3 +201,26 @@ def test_the_report_names_the_rates_and_warns_where_they_are_too_low(tmp_path: P
     draw_curve(evaluation, path)
     assert path.read_bytes().startswith(b"\x89PNG")
     assert 5_000 < path.stat().st_size < 200_000
+
+
+def test_the_command_tells_the_rates_and_draws_the_curve(
+    tmp_path: Path, embedder: MiniLMEmbedder
+) -> None:
+    pairs = Path(__file__).parent / "fresh_pairs.tsv"
+    figure = tmp_path / "curve.svg"
+    result = CliRunner().invoke(cache, ["evaluate", str(pairs), "--figure", str(figure)])
+    assert result.exit_code == 0, result.output
+    assert "20 pairs that ask the same, 20 that do not" in result.output
+    assert "0.85, with the gate" in result.output
+    assert "<svg" in figure.read_text()
+
+
+def test_the_command_refuses_a_bad_file_and_a_bad_threshold_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.tsv"
+    path.write_text("nonsense")
+    result = CliRunner().invoke(cache, ["evaluate", str(path)])
+    assert result.exit_code != 0
+    assert result.output.count("\n") == 1
+    assert ":1: expected the header" in result.output
+    result = CliRunner().invoke(cache, ["evaluate", str(path), "--threshold", "1.5"])
+    assert "1.5 is not in the range 0<=x<=1" in result.output

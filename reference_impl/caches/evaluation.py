@@ -1,13 +1,18 @@
-"""An evaluation for people: what it means in a few lines, and its curve as a figure."""
+"""What the accuracy of the semantic cache means for people: a few lines, a figure, and the command that makes both."""
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
-from reference_impl.caches.semantic.evaluation import Evaluation
+import click
+
+from reference_impl.caches.semantic.accuracy import LABELLED_PAIRS, Evaluation, evaluate, read_pairs
+from reference_impl.caches.semantic.embedder import EmbedderUnavailable
+from reference_impl.caches.semantic.minilm import MiniLMEmbedder
 from reference_impl.caches.semantic.smart_cache import DEFAULT_THRESHOLD
 
-__all__ = ["MIN_PRECISION", "MIN_RECALL", "describe", "draw_curve"]
+__all__ = ["MIN_PRECISION", "MIN_RECALL", "cache", "describe", "draw_curve"]
 
 # What the semantic cache must reach on a file of pairs before it is worth its risk there.
 MIN_PRECISION = 0.95
@@ -90,3 +95,50 @@ def draw_curve(evaluation: Evaluation, path: Path, *, threshold: float = DEFAULT
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.savefig(path)
+
+
+@click.group()
+def cache() -> None:
+    """Tell how right the semantic cache is."""
+
+
+@cache.command("evaluate")
+@click.argument(
+    "pairs_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default=LABELLED_PAIRS,
+)
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    default=DEFAULT_THRESHOLD,
+    show_default=True,
+    help="Similarity from which prompts may share an answer.",
+)
+@click.option(
+    "--max-false-hits",
+    type=click.FloatRange(0, 1),
+    default=0.02,
+    show_default=True,
+    help="Share of different questions that may be answered wrongly.",
+)
+@click.option(
+    "--figure",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw the curve into this PNG or SVG.",
+)
+def evaluate_command(
+    pairs_file: Path, threshold: float, max_false_hits: float, figure: Path | None
+) -> None:
+    """Recall and false hits of the semantic cache on PAIRS_FILE, by default the project's own.
+
+    PAIRS_FILE has four columns divided by tabs under the header `same kind first second`: 0 or 1, a word, two prompts.
+    """
+    try:
+        evaluation = asyncio.run(evaluate(read_pairs(pairs_file), MiniLMEmbedder()))
+    except (ValueError, EmbedderUnavailable) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(describe(evaluation, threshold=threshold, max_false_hit_rate=max_false_hits))
+    if figure is not None:
+        draw_curve(evaluation, figure, threshold=threshold)
+        click.echo(f"\ncurve: {figure}")
