@@ -23,7 +23,7 @@ from reference_impl.errors import ServiceError
 from reference_impl.overload.jitter import Uniform, full_jitter_s, hashed_uniform
 from reference_impl.overload.retry_budget import RetryBudget
 from reference_impl.queues.effects import EffectStore, EffectsUnavailable, MemoryEffects
-from reference_impl.queues.errors import QueueUnavailable
+from reference_impl.queues.errors import QueueClosed, QueueUnavailable
 from reference_impl.queues.handling import (
     Handler,
     PermanentFailure,
@@ -260,7 +260,7 @@ class TaskProcessor:
     async def _keep(self, running: _Running) -> None:
         try:
             held = await self._queue.extend(running.task.task_id)
-        except QueueUnavailable as error:
+        except (QueueUnavailable, QueueClosed) as error:
             self._note_queue(there=False, why=str(error))
             return
         if not held and not running.settling and not running.work.done():
@@ -334,7 +334,7 @@ class TaskProcessor:
         """What the queue says; None if it is away: the lease will end, and the task come again."""
         try:
             return await settling
-        except QueueUnavailable as error:
+        except (QueueUnavailable, QueueClosed) as error:
             self._note_queue(there=False, why=str(error))
             return None
 

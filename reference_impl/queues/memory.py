@@ -63,7 +63,7 @@ class MemoryQueue(MessageQueue):
         if taken or wait_s <= 0:
             return taken
         return await await_tasks(
-            self._book,
+            self._book.next_due_s,
             self._changed,
             lambda: self._book.take(self._consumer, max_tasks, self._now()),
             wait_s,
@@ -115,14 +115,14 @@ class MemoryQueue(MessageQueue):
 
 
 async def await_tasks(
-    book: QueueBook,
+    next_due_s: Callable[[], float],
     changed: asyncio.Event,
     take: Callable[[], list[QueuedTask]],
     wait_s: float,
 ) -> list[QueuedTask]:
     """What `take` gives, as soon as it gives something, within `wait_s`.
 
-    `changed` is set by whoever makes tasks ready; what becomes ready by itself is waited for on the clock.
+    `changed` is set by whoever makes tasks ready; what becomes ready by itself does so at `next_due_s()`.
     """
     loop = asyncio.get_running_loop()
     until_s = loop.time() + wait_s
@@ -131,7 +131,7 @@ async def await_tasks(
         taken = take()
         if taken or loop.time() >= until_s:
             return taken
-        wake_s = min(until_s, book.next_due_s())
+        wake_s = min(until_s, next_due_s())
         try:
             async with asyncio.timeout_at(None if wake_s == math.inf else wake_s):
                 await changed.wait()

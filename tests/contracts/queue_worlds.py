@@ -11,6 +11,8 @@ from typing import Any
 from reference_impl.queues.memory import MemoryQueue
 from reference_impl.queues.port import MessageQueue, QueueStatistics
 from simulation import kernel
+from simulation.models.broker import Broker, VirtualQueue
+from simulation.scenario.distributions import Constant
 
 LIMIT_S = 60.0
 
@@ -104,4 +106,33 @@ class MemoryInVirtualTime(Memory):
         kernel.run(main)
 
 
-WORLDS: list[Any] = [Memory, MemoryInVirtualTime]
+class Virtual(QueueWorld):
+    """Two milliseconds to the broker and back; it takes nobody's death for silence."""
+
+    def __init__(self, levels: int) -> None:
+        super().__init__(levels)
+        self._broker: Broker | None = None
+
+    async def _connect(self, lease_s: float) -> MessageQueue:
+        if self._broker is None:
+            self._broker = Broker(levels=self.levels, lease_s=lease_s, one_way=Constant(value=1e-3))
+        return VirtualQueue(self._broker, f"connection {len(self._opened)}")
+
+    async def crash(self, queue: MessageQueue) -> None:
+        assert isinstance(queue, VirtualQueue)
+        queue.crash()
+
+    def run(self, main: Coroutine[Any, Any, None]) -> None:
+        kernel.run(main)
+
+
+class VirtualOnARealLoop(Virtual):
+    """At a twentieth of the backlog, because its latencies are waited for."""
+
+    traits = Traits(backlog=500, slack_s=0.1)
+
+    def run(self, main: Coroutine[Any, Any, None]) -> None:
+        asyncio.run(main)
+
+
+WORLDS: list[Any] = [Memory, MemoryInVirtualTime, Virtual, VirtualOnARealLoop]
