@@ -28,7 +28,7 @@ from loadtests.mock.lag import LoopLag
 from loadtests.mock.messages import MessagesRoutes
 from loadtests.mock.metrics import MockMetrics
 from loadtests.mock.protocol import MockProtocol
-from loadtests.mock.validity import Punctuality
+from loadtests.mock.validity import Punctuality, Verdict
 from reference_impl.live.loop import run_live
 from reference_impl.live.serving import announce, serving, stop_on_signals
 from reference_impl.prices import PriceError, PriceTable, load_prices
@@ -43,6 +43,8 @@ from simulation.scenario.endpoint import (
 )
 
 __all__ = ["MockOptions", "main", "serve"]
+
+logger = logging.getLogger(__name__)
 
 
 class MockOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,16 +84,19 @@ async def serve(options: MockOptions) -> None:
         concurrency=options.batch_concurrency,
     )
     lag = LoopLag()
+
+    def verdicts() -> dict[str, Verdict]:
+        found = {"answers": answers.verdict()}
+        if endpoint.engine_statistics():
+            found["event_loop"] = lag.punctuality.verdict()
+        return found
+
     app = MockApp(
         options.keys,
         messages,
         ModelRoutes(options.prices, options.profile.models),
         batches,
-        MockMetrics(
-            endpoint,
-            lag.worst_s,
-            lambda: {"answers": answers.verdict(), "event_loop": lag.punctuality.verdict()},
-        ),
+        MockMetrics(endpoint, lag.worst_s, verdicts),
     )
     watching = asyncio.create_task(lag.watch(), name="background:lag")
     # What exists now lives as long as the process: the collector need not look at it again.
@@ -105,9 +110,9 @@ async def serve(options: MockOptions) -> None:
             await batches.aclose()
     finally:
         watching.cancel()
-        verdict = answers.verdict()
-        if not verdict.valid:
-            logging.getLogger(__name__).warning("%s", verdict.reason)
+        for verdict in verdicts().values():
+            if not verdict.valid:
+                logger.warning("%s", verdict.reason)
         if log is not None:
             log.close()
 

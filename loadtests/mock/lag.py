@@ -17,7 +17,7 @@ class LoopLag:
     """Wakes ten times a second and notes how late it was."""
 
     def __init__(self) -> None:
-        self.punctuality = Punctuality()
+        self.punctuality = Punctuality("wake-ups of the event loop")
         self._recent_s: deque[float] = deque(maxlen=_WINDOW)
 
     def worst_s(self) -> float:

@@ -1,8 +1,8 @@
 """Whether the mock kept up: a run against a late mock measures the mock, and is not valid.
 
 An answer is late when it, or its first token, came more than 10 ms after the instant that the model drew. A run is valid
-while at most 1% of its answers are late, and of the event loop's own wake-ups, which stand in where an engine decides as it
-goes. (A client that does not read its stream makes the mock wait, and counts as late too.)
+while at most 1% of its answers are late. Where an engine decides as it goes, the event loop's own wake-ups stand in for the
+answers. (A client that does not read its stream makes the mock wait, and counts as late too.)
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 class Punctuality:
-    """Counts attempts and those that were late."""
+    """Counts planned instants, and those that were met late."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str = "answers") -> None:
+        self._what = what
         self._judged = 0
         self._late = 0
         self._worst_late_s = 0.0
@@ -56,7 +57,7 @@ class Punctuality:
         reason = ""
         if not valid:
             reason = (
-                f"the mock was the bottleneck: {self._late} of {self._judged} answers came more than "
+                f"the mock was the bottleneck: {self._late} of {self._judged} {self._what} came more than "
                 f"{LATE_S * 1e3:.0f} ms late, the worst by {self._worst_late_s * 1e3:.0f} ms; "
                 "offer less load, or give the mock a core of its own"
             )
