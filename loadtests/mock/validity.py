@@ -8,13 +8,12 @@ answers. (A client that does not read its stream makes the mock wait, and counts
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import msgspec
 
 from simulation.models.llm_endpoint import AttemptRecord
 
-__all__ = ["LATE_S", "Punctuality", "Verdict", "judge_log"]
+__all__ = ["LATE_S", "Punctuality", "Verdict"]
 
 LATE_S = 0.010
 _ALLOWED = 0.01
@@ -64,36 +63,11 @@ class Punctuality:
         return Verdict(valid, self._judged, self._late, self._worst_late_s, reason)
 
 
-class _Line(msgspec.Struct, frozen=True):
-    """What of a log's line the verdict needs; NaN is written as null."""
-
-    outcome: str
-    stream: bool
-    endpoint_s: float
-    drawn_endpoint_s: float | None
-    first_token_s: float | None
-    drawn_first_token_s: float | None
-
-
-def _late_s(record: AttemptRecord | _Line) -> float | None:
+def _late_s(record: AttemptRecord) -> float | None:
     """How late a complete answer was; None for others, and where nothing was drawn."""
-    drawn_s, drawn_first_s = record.drawn_endpoint_s, record.drawn_first_token_s
-    if record.outcome != "ok" or drawn_s is None or math.isnan(drawn_s):
+    if record.outcome != "ok" or math.isnan(record.drawn_endpoint_s):
         return None
-    late_s = record.endpoint_s - drawn_s
-    first_s = record.first_token_s
-    if record.stream and first_s is not None and drawn_first_s is not None:
-        late_s = max(late_s, first_s - drawn_first_s)
-    return late_s
-
-
-def judge_log(path: Path) -> Verdict:
-    """The verdict over the log of a finished run."""
-    punctuality = Punctuality()
-    decoder = msgspec.json.Decoder(_Line)
-    with path.open("rb") as file:
-        for line in file:
-            late_s = _late_s(decoder.decode(line))
-            if late_s is not None:
-                punctuality.add(late_s)
-    return punctuality.verdict()
+    late_s = record.endpoint_s - record.drawn_endpoint_s
+    if not record.stream:
+        return late_s
+    return max(late_s, record.first_token_s - record.drawn_first_token_s)
