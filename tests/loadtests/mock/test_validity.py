@@ -39,6 +39,7 @@ def test_one_late_answer_in_a_hundred_is_allowed() -> None:
     assert verdict.reason.startswith("the mock was the bottleneck: 2 of 101 answers")
 
 
+@pytest.mark.serial
 def test_a_mock_that_was_stopped_for_a_moment_says_that_the_run_is_not_valid(
     tmp_path: Path,
 ) -> None:
