@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import shutil
 import signal
 import sys
 import time
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from simulation.scenario.workload import CompiledWorkload
 
 OK, FAILED, BAD_INPUT = 0, 1, 2
+# Characters that the twin table needs for all of its columns.
+WIDE = 120
 
 
 def main() -> NoReturn:
@@ -58,6 +61,15 @@ def main() -> NoReturn:
     sys.exit(OK)
 
 
+_BAD_INPUT_ERRORS = {
+    "FitError",
+    "PriceError",
+    "ProfileError",
+    "ReportError",
+    "ScenarioError",
+}
+
+
 def _interrupt(_number: int, _frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
@@ -67,11 +79,8 @@ def _complain(message: str) -> None:
 
 
 def _is_bad_input(error: ValueError) -> bool:
-    from reports.errors import ReportError
-    from simulation.scenario.endpoint import ProfileError
-    from simulation.scenario.errors import ScenarioError
-
-    return isinstance(error, (ScenarioError, ProfileError, ReportError))
+    """Every folder has an error of its own for what its users got wrong; they are told by name, so none is imported here."""
+    return any(kind.__name__ in _BAD_INPUT_ERRORS for kind in type(error).__mro__)
 
 
 def _is_failed_run(error: RuntimeError) -> bool:
@@ -86,7 +95,18 @@ def _is_failed_run(error: RuntimeError) -> bool:
 
 
 # Commands that live with what they command: name -> (module, attribute, one line of help), imported when called.
-_ELSEWHERE: dict[str, tuple[str, str, str]] = {}
+_ELSEWHERE: dict[str, tuple[str, str, str]] = {
+    "cache": (
+        "reference_impl.caches.evaluation",
+        "cache",
+        "Tell how right the semantic cache is.",
+    ),
+    "profile": (
+        "simulation.experiments.profile_commands",
+        "profile",
+        "Fit an endpoint profile to measured calls.",
+    ),
+}
 
 
 class _LazyGroup(click.Group):
@@ -524,7 +544,9 @@ def _print_twin(runs: Sequence[Path]) -> None:
     table = tables.twin(
         twin_table(live, virtual), (live.world, virtual.world), match.paired, match.replayed
     )
-    _print_rows(table.title, table.heads, table.rows)
+    # On a narrow terminal the last column, the interval, would make every row three lines high.
+    columns = len(table.heads) if shutil.get_terminal_size().columns >= WIDE else -1
+    _print_rows(table.title, table.heads[:columns], [row[:columns] for row in table.rows])
     for warning in match.warnings:
         click.echo(warning)
 
