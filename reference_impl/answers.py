@@ -15,7 +15,7 @@ from reference_impl.messages import Completion
 __all__ = ["Answer", "events_of_message", "message_of_events"]
 
 
-class Answer(msgspec.Struct, frozen=True):
+class Answer(msgspec.Struct, frozen=True, gc=False):
     """A completion beside the events that streamed it (empty if it was not streamed, and in virtual time)."""
 
     completion: Completion

@@ -1,42 +1,14 @@
-"""What surrounds one attempt of a call: the timer that ends it, and the gate that its stream passes."""
+"""The gate that the stream of an attempt passes."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 
+from reference_impl.compute import NO_WAIT
 from reference_impl.messages import Chunk, Emit
 
-__all__ = ["AttemptTimer", "ContentGate"]
-
-
-class AttemptTimer:
-    """Cancels the current task at `when_s` on the loop's clock, once.
-
-    It does what `asyncio.timeout` does, with the same rule for cancellations from elsewhere, without a context manager's
-    cost: the request path makes one an attempt.
-    """
-
-    __slots__ = ("_cancellations", "_handle", "_task", "expired", "when_s")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, when_s: float) -> None:
-        task = asyncio.current_task(loop)
-        assert task is not None
-        self._task = task
-        self._cancellations = task.cancelling()
-        self._handle = loop.call_at(when_s, self._expire)
-        self.expired = False
-        self.when_s = when_s
-
-    def _expire(self) -> None:
-        self.expired = True
-        self._task.cancel()
-
-    def cancel(self) -> None:
-        self._handle.cancel()
-
-    def was_the_cause(self) -> bool:
-        """Whether a cancellation that arrived is this timer's alone. To be asked once, when the attempt has ended."""
-        return self.expired and self._task.uncancel() <= self._cancellations
+__all__ = ["ContentGate"]
 
 
 class ContentGate:
@@ -54,15 +26,17 @@ class ContentGate:
         self.opened = False
         self.first_content_s = 0.0
 
-    async def __call__(self, chunk: Chunk) -> None:
+    def __call__(self, chunk: Chunk) -> Awaitable[None]:
         if self.opened:
-            await self._emit(chunk)
-            return
+            return self._emit(chunk)
         if not chunk.content:
             self._held.append(chunk)
-            return
+            return NO_WAIT
         self.opened = True
         self.first_content_s = self._loop.time()
+        return self._release(chunk) if self._held else self._emit(chunk)
+
+    async def _release(self, chunk: Chunk) -> None:
         await self.flush()
         await self._emit(chunk)
 

@@ -7,7 +7,7 @@ the gateway, the balancer's count of calls in flight) is given back in `finally`
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 
 import msgspec
 
@@ -20,6 +20,7 @@ from reference_impl.errors import ConnectionFailed, NoInstance, Rejected, Reques
 from reference_impl.llm.port import MessagesPort
 from reference_impl.messages import BYTES_PER_KB, Call, Chunk, Completion, Emit, content_key
 from reference_impl.relay import Relay
+from reference_impl.time_limit import TimeLimit
 
 __all__ = ["Gateway", "GatewayStatistics"]
 
@@ -89,20 +90,24 @@ class Gateway:
         self._in_flight += 1
         if self._in_flight == 1:
             self._idle.clear()
+        limit = TimeLimit(loop, arrived_s + self._spec.request_timeout_s)
         try:
-            async with asyncio.timeout(self._spec.request_timeout_s):
-                await self._compute.use("parse", call.size_bytes / BYTES_PER_KB)
-                call.trace.admission_s = loop.time() - arrived_s
-                if self._cache is None:
-                    completion = await self._forward(call, emit)
-                else:
-                    completion = await self._through_cache(self._cache, call, emit)
-                await self._compute.use("encode", completion.size_bytes / BYTES_PER_KB)
+            await self._compute.use("parse", call.size_bytes / BYTES_PER_KB)
+            call.trace.admission_s = loop.time() - arrived_s
+            if self._cache is None:
+                completion = await self._forward(call, emit)
+            else:
+                completion = await self._through_cache(self._cache, call, emit)
+            await self._compute.use("encode", completion.size_bytes / BYTES_PER_KB)
             self._completed += 1
             return completion
-        except TimeoutError as error:
-            raise RequestTimeout(f"no answer within {self._spec.request_timeout_s:g} s") from error
+        except BaseException as error:
+            if limit.was_the_cause() and isinstance(error, asyncio.CancelledError):
+                text = f"no answer within {self._spec.request_timeout_s:g} s"
+                raise RequestTimeout(text) from error
+            raise
         finally:
+            limit.cancel()
             self._in_flight -= 1
             if self._in_flight == 0:
                 self._idle.set()
@@ -122,9 +127,9 @@ class Gateway:
         trace = call.trace
         await self._compute.use("lookup", call.size_bytes / BYTES_PER_KB)
 
-        async def compute() -> Answer:
+        def compute() -> Awaitable[Answer]:
             trace.cache_s = loop.time() - started_s
-            return await self._computed_answer(call, emit)
+            return self._computed_answer(call, emit)
 
         answer, source = await cache.fetch(content_key(call), compute)
         trace.cache = source
@@ -143,9 +148,9 @@ class Gateway:
         events: list[bytes] = []
         deliver = emit
 
-        async def keep(chunk: Chunk) -> None:
+        def keep(chunk: Chunk) -> Awaitable[None]:
             events.append(chunk.data)
-            await deliver(chunk)
+            return deliver(chunk)
 
         completion = await self._forward(call, keep)
         return Answer(completion, b"".join(events))

@@ -31,7 +31,7 @@ TAG_HEADER = "x-twinload-request"
 BYTES_PER_KB = 1024
 
 
-class Usage(msgspec.Struct, frozen=True):
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Tokens of one answer, as the Messages API counts them (`input_tokens` excludes both cache counts)."""
 
     input_tokens: int = 0
@@ -40,7 +40,7 @@ class Usage(msgspec.Struct, frozen=True):
     cache_read_input_tokens: int = 0
 
 
-class RequestTag(msgspec.Struct, frozen=True):
+class RequestTag(msgspec.Struct, frozen=True, gc=False):
     """What a compiled workload fixed for a request; travels in the header `x-twinload-request`.
 
     Every random attribute is drawn by (seed, purpose, request id, attempt), so the tag gives the live mock the same luck
@@ -82,7 +82,7 @@ class RequestTag(msgspec.Struct, frozen=True):
         return cls(**fields)
 
 
-class Chunk(msgspec.Struct, frozen=True):
+class Chunk(msgspec.Struct, frozen=True, gc=False):
     """A piece of a streamed answer: `data` holds whole server-sent events (empty in virtual time).
 
     `content` tells whether it carries generated tokens: the first such chunk is the first token. In virtual time one
@@ -100,7 +100,7 @@ class Chunk(msgspec.Struct, frozen=True):
 Emit = Callable[[Chunk], Awaitable[None]]
 
 
-class Completion(msgspec.Struct, frozen=True):
+class Completion(msgspec.Struct, frozen=True, gc=False):
     """A finished answer.
 
     `body` is the message as JSON (what a non-streamed client receives), empty in virtual time; `size_bytes` is its
@@ -113,7 +113,7 @@ class Completion(msgspec.Struct, frozen=True):
     size_bytes: int = 0
 
 
-class Call(msgspec.Struct, kw_only=True):
+class Call(msgspec.Struct, kw_only=True, gc=False):
     """One request on its way through one process.
 
     `attempt` counts tries of this request, over retries and hedges. `input_tokens` is an estimate before the endpoint

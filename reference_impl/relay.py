@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from reference_impl.compute import Compute
+from collections.abc import Awaitable
+
+from reference_impl.compute import NO_WAIT, Compute
 from reference_impl.messages import Chunk, Emit
 
 __all__ = ["Relay"]
@@ -18,7 +20,12 @@ class Relay:
         self._compute = compute
         self.started = False
 
-    async def __call__(self, chunk: Chunk) -> None:
+    def __call__(self, chunk: Chunk) -> Awaitable[None]:
         self.started = True
-        await self._compute.relay(chunk)
+        work = self._compute.relay(chunk)
+        # Live there is never work to wait for, and then no coroutine either: this runs once a chunk and hop.
+        return self._emit(chunk) if work is NO_WAIT else self._after(work, chunk)
+
+    async def _after(self, work: Awaitable[None], chunk: Chunk) -> None:
+        await work
         await self._emit(chunk)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from reference_impl.attempt import AttemptTimer, ContentGate
+from reference_impl.attempt import ContentGate
 from reference_impl.deployment import RetrySpec
 from reference_impl.errors import Rejected, RequestTimeout, ServiceError, StreamBroken
 from reference_impl.instances.slots import Slot
@@ -22,6 +22,7 @@ from reference_impl.messages import Call, Completion, Emit, Usage
 from reference_impl.overload.breaker import CircuitBreaker
 from reference_impl.overload.jitter import Uniform, full_jitter_s, hashed_uniform
 from reference_impl.overload.retry_budget import RetryBudget
+from reference_impl.time_limit import TimeLimit
 
 __all__ = ["ProcessorStatistics", "RetryingMessages"]
 
@@ -104,9 +105,7 @@ class RetryingMessages:
                 permit = self._permit(call, started_s, error)
                 self._attempts += 1
                 trace.attempts += 1
-                timer = AttemptTimer(
-                    loop, min(started_s + self._attempt_timeout_s, call.deadline_s)
-                )
+                limit = TimeLimit(loop, min(started_s + self._attempt_timeout_s, call.deadline_s))
                 try:
                     completion = await self._port.complete(call, gate)
                     if gate is not None:
@@ -114,7 +113,7 @@ class RetryingMessages:
                 except BaseException as raised:
                     failed_s = loop.time()
                     trace.failed_attempts_s += failed_s - started_s
-                    error = self._failure(raised, timer, gate, call)
+                    error = self._failure(raised, limit, gate, call)
                     self._report(permit, failed_s, error, call)
                     if error is None:
                         raise
@@ -123,7 +122,7 @@ class RetryingMessages:
                     self._account(call, permit, started_s, loop.time(), gate, completion.usage)
                     return completion
                 finally:
-                    timer.cancel()
+                    limit.cancel()
                 wait_s = self._wait_before_retry_s(error, call, gate, retries, failed_s)
                 if wait_s is None:
                     raise error
@@ -172,19 +171,19 @@ class RetryingMessages:
         return permit
 
     def _failure(
-        self, raised: BaseException, timer: AttemptTimer, gate: ContentGate | None, call: Call
+        self, raised: BaseException, limit: TimeLimit, gate: ContentGate | None, call: Call
     ) -> ServiceError | None:
         """What a failed attempt means to the caller; None for what is not the peer's failure (cancelled, a defect)."""
-        timed_out = timer.was_the_cause()
+        timed_out = limit.was_the_cause()
         if isinstance(raised, asyncio.CancelledError):
             if not timed_out:
                 return None
-            limit = (
+            which = (
                 "the request's deadline"
-                if timer.when_s == call.deadline_s
+                if limit.when_s == call.deadline_s
                 else "the attempt's limit"
             )
-            error: ServiceError = RequestTimeout(f"no complete answer within {limit}")
+            error: ServiceError = RequestTimeout(f"no complete answer within {which}")
         elif isinstance(raised, ServiceError):
             error = raised
         else:

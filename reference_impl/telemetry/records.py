@@ -44,7 +44,7 @@ OUTCOMES: Final[tuple[str, ...]] = get_args(Outcome)
 CACHE_RESULTS: Final[tuple[str, ...]] = get_args(CacheResult)
 
 
-class RequestTrace(msgspec.Struct):
+class RequestTrace(msgspec.Struct, gc=False):
     """What the hops of one request have measured so far. The comment names the hop that owns a field."""
 
     cache: CacheResult = "off"  # gateway
@@ -83,7 +83,7 @@ STAGES: Final[tuple[str, ...]] = (
 )
 
 
-class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
+class RequestRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One request, from the client's intention to its last byte.
 
     Attributes:
@@ -231,7 +231,7 @@ def _shortened(stages: tuple[float, ...], excess_s: float) -> tuple[float, ...]:
     return tuple(kept)
 
 
-class StationSample(msgspec.Struct, frozen=True, kw_only=True):
+class StationSample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One station over the interval that ends at `t_s`.
 
     Attributes:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from reference_impl.compute import NO_WAIT
 from reference_impl.errors import ServiceError
 from reference_impl.llm.port import MessagesPort
 from reference_impl.messages import Call, Chunk, Completion, RequestTag
@@ -217,9 +218,10 @@ class _Answer:
         self.first_token_s = math.nan
         self.left = False
 
-    async def __call__(self, chunk: Chunk) -> None:
+    def __call__(self, chunk: Chunk) -> Awaitable[None]:
         if chunk.content and math.isnan(self.first_token_s):
             self.first_token_s = self._loop.time()
+        return NO_WAIT
 
     def leave(self, task: asyncio.Task[None]) -> None:
         """The client's patience has ended: it leaves, unless something has come."""
