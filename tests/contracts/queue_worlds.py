@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
@@ -10,9 +11,11 @@ from typing import Any
 
 from reference_impl.queues.memory import MemoryQueue
 from reference_impl.queues.port import MessageQueue, QueueStatistics
+from reference_impl.queues.redis_streams import RedisStreamsQueue
 from simulation import kernel
 from simulation.models.broker import Broker, VirtualQueue
 from simulation.scenario.distributions import Constant
+from tests.servers.valkey import shared_valkey_url, unique_prefix
 
 LIMIT_S = 60.0
 
@@ -135,4 +138,34 @@ class VirtualOnARealLoop(Virtual):
         asyncio.run(main)
 
 
-WORLDS: list[Any] = [Memory, MemoryInVirtualTime, Virtual, VirtualOnARealLoop]
+class RedisStreams(QueueWorld):
+    traits = Traits(slack_s=0.3, short_lease_s=0.4, prefetches=True)
+
+    def __init__(self, levels: int) -> None:
+        super().__init__(levels)
+        self._url = shared_valkey_url()
+        self._name = unique_prefix()
+
+    async def _connect(self, lease_s: float) -> MessageQueue:
+        return RedisStreamsQueue(self._url, name=self._name, lease_s=lease_s, levels=self.levels)
+
+    async def crash(self, queue: MessageQueue) -> None:
+        assert isinstance(queue, RedisStreamsQueue)
+        queue._closed = True
+        tasks = [*queue._background, *([queue._reading] if queue._reading else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await queue._client.connection_pool.disconnect()
+
+    def clock(self) -> float:
+        return time.time()
+
+
+WORLDS: list[Any] = [
+    Memory,
+    MemoryInVirtualTime,
+    Virtual,
+    VirtualOnARealLoop,
+    RedisStreams,
+]

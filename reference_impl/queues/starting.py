@@ -1,0 +1,51 @@
+"""Waiting for a broker that is not there yet: with a word to people, and not for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from reference_impl.queues.errors import QueueUnavailable
+
+__all__ = ["await_broker", "without_password"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_FIRST_WAIT_S = 0.05
+_LONGEST_WAIT_S = 1.0
+
+
+async def await_broker(connect: Callable[[], Awaitable[T]], where: str, limit_s: float) -> T:
+    """What `connect` gives as soon as it does not raise QueueUnavailable. Raises the last one after `limit_s`."""
+    loop = asyncio.get_running_loop()
+    until_s = loop.time() + limit_s
+    wait_s = _FIRST_WAIT_S
+    told = False
+    while True:
+        try:
+            return await connect()
+        except QueueUnavailable as error:
+            if loop.time() + wait_s > until_s:
+                raise QueueUnavailable(
+                    f"no broker at {where} within {limit_s:g} s ({error}): start it (twinload services up), or correct "
+                    "the URL"
+                ) from error
+            if not told:
+                logger.warning(
+                    "no broker at %s yet (%s); waiting up to %g s", where, error, limit_s
+                )
+                told = True
+        await asyncio.sleep(wait_s)
+        wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+
+
+def without_password(url: str) -> str:
+    """Scheme, host, port and path of a URL: what may stand in a message or a log."""
+    parts = urlsplit(url)
+    port = f":{parts.port}" if parts.port is not None else ""
+    return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
