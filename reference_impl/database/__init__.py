@@ -1,0 +1,1 @@
+"""Pool, ledger, budgets and advice: the database behind the gateway."""

@@ -1,0 +1,112 @@
+"""The port to the ledger. Adapters: `postgres_store`, `sqlite_store`, `memory_store`; virtual: `simulation.models.database`.
+
+A store keeps entries, budgets, keys and batches, and applies every change at most once, however often it is asked. It raises
+errors of `errors.py` only. What an outage means for requests is decided above it, in `writer.py` and `budgets.py`, once for
+all stores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Literal, Protocol
+
+import msgspec
+
+from reference_impl.database.entries import (
+    BatchJob,
+    BatchResult,
+    EntryBatch,
+    KeyBudget,
+    LedgerEntry,
+)
+
+__all__ = ["GROUPS", "Grant", "Group", "LedgerStore", "Spend"]
+
+Group = Literal["key", "model", "day", "outcome"]
+GROUPS: tuple[Group, ...] = ("key", "model", "day", "outcome")
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """Answer to a reservation: `nanousd` are now held (0: refused); `budgeted` is False for a key without a limit."""
+
+    nanousd: int
+    budgeted: bool = True
+
+
+class Spend(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the aggregates; see `aggregates.py`.
+
+    `group` is the key, model, day (UTC, `2026-11-23`) or outcome. `wasted_nanousd` is the cost of requests that did not
+    end `ok`; `retries` are attempts beyond a request's first.
+    """
+
+    group: str
+    requests: int = 0
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    cost_nanousd: int = 0
+    saved_nanousd: int = 0
+    cache_hits: int = 0
+    retries: int = 0
+    wasted_nanousd: int = 0
+
+
+class LedgerStore(Protocol):
+    """Where the ledger is kept. Money in nano-dollars, times in seconds."""
+
+    async def open(self) -> None:
+        """Connect and migrate the schema. Raises DatabaseRefused, SchemaTooNew or DatabaseUnavailable."""
+        ...
+
+    async def write(self, batch: EntryBatch) -> int:
+        """Apply a batch whole or not at all; returns how many of its entries were new.
+
+        A batch that was applied before changes nothing; neither does an entry whose id is known. New entries' costs are
+        added to what their keys have spent, releases are taken off their holds, renewed holds live on.
+        """
+        ...
+
+    async def reserve(
+        self, key_id: str, hold: str, need_nanousd: int, want_nanousd: int, hold_s: float
+    ) -> Grant:
+        """Hold money of a key: `want` while four times that is left, else `need` if that is left, else nothing.
+
+        Atomic over all processes: what is spent and held never exceeds the limit. The money goes to the hold named `hold`,
+        which ends `hold_s` after its last renewal or reservation: so does what a killed process held.
+        """
+        ...
+
+    async def set_budget(self, key_id: str, limit_nanousd: int | None) -> None:
+        """Limit what a key may spend in all; None lifts the limit. What was spent so far counts."""
+        ...
+
+    async def budgets(self) -> list[KeyBudget]:
+        """Every key with a limit, by key id."""
+        ...
+
+    async def save_batch(self, job: BatchJob) -> None:
+        """Create a batch, or move it to another state."""
+        ...
+
+    async def save_results(self, results: Sequence[BatchResult]) -> int:
+        """Keep results; returns how many were new. The first result of a request stands."""
+        ...
+
+    async def batch(self, batch_id: str) -> BatchJob | None: ...
+
+    async def results(self, batch_id: str) -> list[BatchResult]:
+        """The results of a batch, by custom id."""
+        ...
+
+    async def spend(self, group: Group, *, since_s: float = 0.0) -> list[Spend]:
+        """Sums over entries from `since_s` on, by group; in order of the group."""
+        ...
+
+    def entries(self, *, since_s: float = 0.0) -> AsyncIterator[list[LedgerEntry]]:
+        """The entries from `since_s` on, in order of id, in pages."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release connections; the store is not used afterwards."""
+        ...

@@ -1,0 +1,83 @@
+"""What asyncpg raises, as errors of ours.
+
+A statement that the server answered with an error was rolled back: repeating it is safe. A connection that was lost under
+way says nothing about the statement, so repeating is left to callers who know that theirs is idempotent.
+"""
+
+from __future__ import annotations
+
+import asyncpg
+
+from reference_impl.database.errors import (
+    BadDsn,
+    DatabaseError,
+    DatabaseRefused,
+    DatabaseUnavailable,
+    DiskFull,
+    PoolExhausted,
+    StatementFailed,
+    StatementTimeout,
+    summary,
+)
+
+__all__ = ["FOREIGN", "exhausted", "translated"]
+
+# Everything that a call of asyncpg may raise and that is not a defect of the caller.
+FOREIGN = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+
+# By SQLSTATE, the longest prefix wins (PostgreSQL manual, appendix A).
+_BY_SQLSTATE: dict[str, type[DatabaseError]] = {
+    "08": DatabaseUnavailable,  # connection exceptions
+    "25006": DatabaseUnavailable,  # read only: a standby that is not yet promoted
+    "28": DatabaseRefused,  # authorisation
+    "3D000": DatabaseRefused,  # no such database
+    "42501": DatabaseRefused,  # insufficient privilege
+    "40001": DatabaseUnavailable,  # serialisation failure
+    "40P01": DatabaseUnavailable,  # deadlock
+    "53100": DiskFull,
+    "53": DatabaseUnavailable,  # out of memory, too many connections
+    "54000": StatementFailed,
+    "55P03": DatabaseUnavailable,  # lock not available
+    "57014": StatementTimeout,
+    "57": DatabaseUnavailable,  # shutting down, crashed, starting up
+    "58": DatabaseUnavailable,  # I/O errors of the server
+}
+
+
+def translated(error: BaseException, doing: str) -> DatabaseError:
+    """The error of ours that stands for `error`; `doing` says what was under way, and opens the message."""
+    text = f"{doing}: {summary(error)}"
+    if isinstance(error, asyncpg.PostgresConnectionError):
+        # Raised by the client when the connection is gone; nobody knows how far the statement came.
+        return DatabaseUnavailable(text)
+    if isinstance(error, asyncpg.PostgresError):
+        return _by_state(error.sqlstate or "")(text, safe_to_repeat=True)
+    if isinstance(error, asyncpg.exceptions.ClientConfigurationError | ValueError):
+        return BadDsn(text)
+    if isinstance(error, TimeoutError):
+        return StatementTimeout(f"{doing}: no answer within the time allowed")
+    if isinstance(error, ConnectionRefusedError):
+        return DatabaseUnavailable(text, safe_to_repeat=True)
+    if isinstance(error, asyncpg.InterfaceError):
+        lost = "closed" in str(error) or "closing" in str(error)
+        return DatabaseUnavailable(text) if lost else StatementFailed(text)
+    if isinstance(error, OSError):
+        return DatabaseUnavailable(text)
+    return StatementFailed(text)
+
+
+def exhausted(waited_s: float, size: int) -> PoolExhausted:
+    """No connection became free."""
+    return PoolExhausted(
+        f"no connection of the pool's {size} became free within {waited_s:g} s; "
+        "raise max_size, or make the statements shorter",
+        safe_to_repeat=True,
+    )
+
+
+def _by_state(state: str) -> type[DatabaseError]:
+    for length in (5, 2):
+        kind = _BY_SQLSTATE.get(state[:length])
+        if kind is not None:
+            return kind
+    return StatementFailed

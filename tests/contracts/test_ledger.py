@@ -1,0 +1,282 @@
+"""One suite for every `LedgerStore`: in memory and virtual on both loops, SQLite and PostgreSQL on a real one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from reference_impl.database.aggregates import export_parquet, total
+from reference_impl.database.entries import BatchJob, BatchResult, KeyBudget, LedgerEntry
+from reference_impl.database.memory_store import MemoryLedger
+from reference_impl.database.pool import ConnectionPool
+from reference_impl.database.port import LedgerStore
+from reference_impl.database.postgres_store import PostgresLedger
+from reference_impl.database.sqlite_store import SqliteLedger
+from simulation import kernel
+from simulation.models.database import DatabaseServer, VirtualLedger, VirtualPool
+from tests.reference_impl.database.rows import CENT, batch, entry
+from tests.servers.postgres import fresh_database
+
+Body = Callable[[LedgerStore, LedgerStore], Awaitable[None]]
+
+
+class World(NamedTuple):
+    """How to run a test, and how to make two connections to one ledger."""
+
+    run: Callable[[Coroutine[Any, Any, None]], None]
+    connect: Callable[[], tuple[LedgerStore, LedgerStore]]
+
+    def play(self, body: Body) -> None:
+        async def main() -> None:
+            one, other = self.connect()
+            await asyncio.gather(one.open(), other.open())
+            try:
+                await asyncio.wait_for(body(one, other), 60)
+            finally:
+                await one.aclose()
+                await other.aclose()
+
+        self.run(main())
+
+
+def _memory() -> tuple[LedgerStore, LedgerStore]:
+    store = MemoryLedger()
+    return store, store
+
+
+def _virtual() -> tuple[LedgerStore, LedgerStore]:
+    server = DatabaseServer()
+    return (
+        VirtualLedger(server, VirtualPool(server, 3)),
+        VirtualLedger(server, VirtualPool(server, 3)),
+    )
+
+
+@pytest.fixture(
+    params=["memory", "memory-virtual", "virtual", "virtual-live", "sqlite", "postgres"]
+)
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
+    match request.param:
+        case "postgres":
+            dsn = fresh_database()
+            return World(
+                asyncio.run,
+                lambda: (
+                    PostgresLedger(ConnectionPool(dsn, 1, 5)),
+                    PostgresLedger(ConnectionPool(dsn, 1, 5)),
+                ),
+            )
+        case "sqlite":
+            path = tmp_path / "ledger.sqlite"
+            return World(asyncio.run, lambda: (SqliteLedger(path), SqliteLedger(path)))
+        case "memory":
+            return World(asyncio.run, _memory)
+        case "memory-virtual":
+            return World(kernel.run, _memory)
+        case "virtual":
+            return World(kernel.run, _virtual)
+        case _:
+            return World(asyncio.run, _virtual)
+
+
+async def everything(store: LedgerStore) -> list[LedgerEntry]:
+    return [found async for page in store.entries() for found in page]
+
+
+def test_entries_are_kept_as_they_were_given(world: World) -> None:
+    async def body(one: LedgerStore, other: LedgerStore) -> None:
+        given = [
+            entry(1),
+            entry(
+                2,
+                kind="batch",
+                outcome="timeout",
+                cache="l1",
+                cached_tokens=7,
+                saved_nanousd=3,
+                latency_s=1.25,
+                instance="instance-1",
+            ),
+            entry(3, "näme — \U0001f600", cost_nanousd=2**62),
+        ]
+        assert await one.write(batch(1, given)) == 3
+        assert await everything(other) == given
+
+    world.play(body)
+
+
+def test_a_batch_that_is_written_again_changes_nothing(world: World) -> None:
+    async def body(one: LedgerStore, other: LedgerStore) -> None:
+        await one.set_budget("k", 100 * CENT)
+        await one.reserve("k", "h", 30 * CENT, 0, 60)
+        again = batch(1, [entry(n) for n in range(10)], releases=[("h", "k", 20 * CENT)])
+        assert await one.write(again) == 10
+        assert await other.write(again) == 0
+        assert await one.budgets() == [KeyBudget("k", 100 * CENT, 10 * CENT, 10 * CENT)]
+        assert len(await everything(one)) == 10
+
+    world.play(body)
+
+
+def test_an_entry_that_another_writer_has_written_is_not_counted_twice(world: World) -> None:
+    async def body(one: LedgerStore, other: LedgerStore) -> None:
+        await one.set_budget("k", 100 * CENT)
+        await one.write(batch(1, [entry(n) for n in range(10)]))
+        assert await other.write(batch(1, [entry(n) for n in range(5, 15)], writer="v")) == 5
+        assert (await one.budgets())[0].spent_nanousd == 15 * CENT
+        assert [e.entry_id for e in await everything(one)] == [entry(n).entry_id for n in range(15)]
+
+    world.play(body)
+
+
+def test_writers_at_once_lose_and_double_nothing(world: World) -> None:
+    async def body(one: LedgerStore, other: LedgerStore) -> None:
+        keys = ("a", "b", "c", "d")
+        for key in keys:
+            await one.set_budget(key, 1000 * CENT)
+
+        async def write(store: LedgerStore, writer: str) -> None:
+            for sequence in range(1, 9):
+                # Every writer writes the same rows, each in an order of keys of its own: what would deadlock, does.
+                rows = [entry(sequence * 100 + n, keys[n % 4]) for n in range(20)]
+                if writer == "v":
+                    rows.reverse()
+                await store.write(batch(sequence, rows, writer=writer))
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(write(one, "w"))
+            group.create_task(write(other, "v"))
+        assert len(await everything(one)) == 160
+        assert [b.spent_nanousd for b in await one.budgets()] == [40 * CENT] * 4
+
+    world.play(body)
+
+
+def test_a_hundred_at_once_on_a_key_with_money_for_ten_are_ten(world: World) -> None:
+    async def body(one: LedgerStore, other: LedgerStore) -> None:
+        await one.set_budget("k", 10 * CENT)
+        grants = await asyncio.gather(
+            *((one, other)[n % 2].reserve("k", f"h{n % 2}", CENT, CENT, 60) for n in range(100))
+        )
+        assert sorted(grant.nanousd for grant in grants) == [0] * 90 + [CENT] * 10
+        assert (await one.budgets())[0].remaining_nanousd == 0
+
+    world.play(body)
+
+
+def test_more_is_granted_only_while_there_is_plenty(world: World) -> None:
+    async def body(one: LedgerStore, other: LedgerStore) -> None:
+        await one.set_budget("k", 50 * CENT)
+        granted = [(await one.reserve("k", "h", CENT, 10 * CENT, 60)).nanousd for _ in range(4)]
+        assert granted == [10 * CENT, 10 * CENT, CENT, CENT]
+
+    world.play(body)
+
+
+def test_a_key_without_a_budget_is_not_limited(world: World) -> None:
+    async def body(one: LedgerStore, other: LedgerStore) -> None:
+        grant = await one.reserve("nobody", "h", CENT, CENT, 60)
+        assert (grant.nanousd, grant.budgeted) == (0, False)
+        await one.set_budget("k", 0)
+        grant = await other.reserve("k", "h", CENT, CENT, 60)
+        assert (grant.nanousd, grant.budgeted) == (0, True)
+        await one.set_budget("k", None)
+        assert not (await other.reserve("k", "h", CENT, CENT, 60)).budgeted
+        assert await one.budgets() == []
+
+    world.play(body)
+
+
+def test_a_budget_counts_what_was_spent_before_it_was_set(world: World) -> None:
+    async def body(one: LedgerStore, other: LedgerStore) -> None:
+        await one.write(batch(1, [entry(n) for n in range(3)]))
+        await one.set_budget("k", 5 * CENT)
+        assert (await other.budgets())[0].spent_nanousd == 3 * CENT
+        await one.set_budget("k", 9 * CENT)
+        assert await other.budgets() == [KeyBudget("k", 9 * CENT, 3 * CENT, 0)]
+
+    world.play(body)
+
+
+def test_what_is_released_can_be_reserved_again_and_no_more_than_was_held(world: World) -> None:
+    async def body(one: LedgerStore, other: LedgerStore) -> None:
+        await one.set_budget("k", 10 * CENT)
+        await one.reserve("k", "h", 10 * CENT, 0, 60)
+        assert (await other.reserve("k", "g", CENT, 0, 60)).nanousd == 0
+        releases = [("h", "k", 50 * CENT), ("unknown", "k", CENT)]
+        await one.write(batch(1, [entry(1)], releases=releases))
+        assert await one.budgets() == [KeyBudget("k", 10 * CENT, CENT, 0)]
+        assert (await other.reserve("k", "g", 9 * CENT, 0, 60)).nanousd == 9 * CENT
+
+    world.play(body)
+
+
+def test_what_a_vanished_process_held_is_free_after_its_hold_has_ended(world: World) -> None:
+    async def body(one: LedgerStore, other: LedgerStore) -> None:
+        await one.set_budget("k", 10 * CENT)
+        await one.reserve("k", "vanished", 9 * CENT, 0, 0.2)
+        await one.reserve("k", "alive", CENT, 0, 0.2)
+        assert (await other.reserve("k", "g", 9 * CENT, 0, 60)).nanousd == 0
+        await asyncio.sleep(0.15)
+        await one.write(batch(1, renewals=[("alive", "k")]))
+        await asyncio.sleep(0.1)
+        assert (await other.reserve("k", "g", 9 * CENT, 0, 60)).nanousd == 9 * CENT
+        # The vanished one comes back and gives back what is no longer its own.
+        await one.write(batch(2, releases=[("vanished", "k", 9 * CENT)]))
+        assert await one.budgets() == [KeyBudget("k", 10 * CENT, 0, 10 * CENT)]
+
+    world.play(body)
+
+
+def test_the_first_result_of_a_batchs_request_stands(world: World) -> None:
+    async def body(one: LedgerStore, other: LedgerStore) -> None:
+        job = BatchJob(batch_id="b", key_id="k", total=2, created_s=5.5)
+        await one.save_batch(job)
+        assert await other.batch("b") == job
+        first = BatchResult(batch_id="b", custom_id="1", outcome="succeeded", body=b"{}\x00\xff")
+        second = BatchResult(batch_id="b", custom_id="2", outcome="errored")
+        assert await one.save_results([second, first]) == 2
+        late = BatchResult(batch_id="b", custom_id="1", outcome="errored")
+        assert await other.save_results([late]) == 0
+        assert await other.save_results([]) == 0
+        assert await other.results("b") == [first, second]
+        ended = BatchJob(batch_id="b", key_id="k", state="ended", total=2, created_s=5.5)
+        await other.save_batch(ended)
+        assert await one.batch("b") == ended
+        assert (await one.batch("unknown"), await one.results("unknown")) == (None, [])
+
+    world.play(body)
+
+
+def test_spend_is_summed_by_key_model_day_and_outcome(world: World, tmp_path: Path) -> None:
+    async def body(one: LedgerStore, other: LedgerStore) -> None:
+        day = 86_400
+        rows = [
+            entry(1, "a"),
+            entry(2, "a", cost_nanousd=0, cache="l1", saved_nanousd=CENT),
+            entry(3 + day, "b", cost_nanousd=5 * CENT, outcome="stream_broken", cached_tokens=4),
+        ]
+        await one.write(batch(1, rows))
+        by_key = await other.spend("key")
+        assert [(s.group, s.requests, s.cost_nanousd) for s in by_key] == [
+            ("a", 2, CENT),
+            ("b", 1, 5 * CENT),
+        ]
+        assert (by_key[0].cache_hits, by_key[0].saved_nanousd) == (1, CENT)
+        assert (by_key[1].wasted_nanousd, by_key[1].cached_tokens) == (5 * CENT, 4)
+        days = await other.spend("day")
+        assert [(s.group, s.requests) for s in days] == [("2026-09-21", 2), ("2026-09-22", 1)]
+        assert [s.group for s in await other.spend("model")] == ["claude-haiku-4-5"]
+        assert [s.group for s in await other.spend("outcome")] == ["ok", "stream_broken"]
+        assert total(by_key).cost_nanousd == 6 * CENT
+        later = await other.spend("key", since_s=rows[2].at_s)
+        assert [s.group for s in later] == ["b"]
+        assert await export_parquet(other.entries(), tmp_path / "ledger.parquet") == 3
+        with pytest.raises(FileExistsError):
+            await export_parquet(other.entries(), tmp_path / "ledger.parquet")
+
+    world.play(body)
