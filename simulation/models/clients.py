@@ -20,7 +20,7 @@ from reference_impl.llm.port import MessagesPort
 from reference_impl.messages import Call, Chunk, Completion, RequestTag
 from reference_impl.telemetry import Outcome, RequestRecord, RequestTrace
 from simulation.models.cpu import VirtualCpu
-from simulation.scenario.prompts import request_size_bytes, virtual_key
+from simulation.scenario.prompts import request_sizes_bytes, virtual_key
 from simulation.scenario.workload import NONE, CompiledWorkload
 
 __all__ = ["Clients"]
@@ -44,6 +44,7 @@ class _Row(NamedTuple):
     tenant: int
     patience_s: float
     next_row: int
+    size_bytes: int
 
 
 class Clients:
@@ -239,7 +240,7 @@ def _call(workload: CompiledWorkload, row: _Row) -> Call:
         trace=RequestTrace(),
         tenant=workload.tenants[row.tenant],
         input_tokens=row.input_tokens,
-        size_bytes=request_size_bytes(workload, row.request_id),
+        size_bytes=row.size_bytes,
         tag=RequestTag(
             request_id=row.request_id,
             prompt_id=row.prompt_id,
@@ -269,6 +270,6 @@ def _rows(workload: CompiledWorkload, rows: npt.ArrayLike) -> Iterator[_Row]:
             workload.patience_s,
             workload.next_row,
         )
-        yield from map(
-            _Row._make, zip(block.tolist(), *(c[block].tolist() for c in columns), strict=True)
-        )
+        sizes_bytes = request_sizes_bytes(workload, block).tolist()
+        cells = (c[block].tolist() for c in columns)
+        yield from map(_Row._make, zip(block.tolist(), *cells, sizes_bytes, strict=True))

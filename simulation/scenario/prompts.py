@@ -8,17 +8,22 @@ gateway computes from the live body. Text is about four bytes a token (`BYTES_PE
 from __future__ import annotations
 
 import hashlib
-from typing import Final
+from functools import lru_cache
+from typing import Any, Final
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from simulation.scenario.compiled_workload import CompiledWorkload
+from simulation.scenario.traces import Ints
 
 __all__ = [
     "BYTES_PER_TOKEN",
     "prompt_text",
     "request_body",
     "request_size_bytes",
+    "request_sizes_bytes",
     "virtual_key",
 ]
 
@@ -29,6 +34,7 @@ _SENTENCE: Final = (
     "and a queue before a busy server grows without bound when requests come faster than they are answered. "
 )
 _FILLER: Final = _SENTENCE * 256
+_POWERS_OF_TEN: Final = 10 ** np.arange(1, 19, dtype=np.int64)
 
 
 def prompt_text(prompt_id: int, tokens: int) -> str:
@@ -44,10 +50,6 @@ def _text(what: str, number: int, tokens: int) -> str:
     if room > len(_FILLER):
         return head + (_FILLER * (room // len(_FILLER) + 1))[:room]
     return head + _FILLER[:room]
-
-
-def _text_bytes(what: str, number: int, tokens: int) -> int:
-    return max(BYTES_PER_TOKEN * tokens, len(what) + len(str(number)) + 3)
 
 
 def _messages(workload: CompiledWorkload, row: int) -> list[dict[str, str]]:
@@ -85,22 +87,46 @@ def request_body(workload: CompiledWorkload, row: int) -> bytes:
 
 def request_size_bytes(workload: CompiledWorkload, row: int) -> int:
     """`len(request_body(workload, row))`, without making it."""
+    return int(request_sizes_bytes(workload, np.array([row]))[0])
+
+
+def request_sizes_bytes(workload: CompiledWorkload, rows: Ints) -> Ints:
+    """`len(request_body(workload, row))` of each of `rows`, without making them."""
     frame = len('{"max_tokens":,"messages":[],"model":,"stream":}')
-    message = len('{"content":"","role":"user"}')
-    size = frame + len(str(int(workload.max_tokens[row])))
-    size += len(msgspec.json.encode(workload.models[workload.model[row]]))
-    size += 4 if workload.stream[row] else 5
-    context = int(workload.context_tokens[row])
-    own = int(workload.input_tokens[row]) - context
-    size += message + _text_bytes("prompt", int(workload.prompt_id[row]), own)
-    if context:
-        for earlier in range(row - int(workload.turn[row]), row):
-            number = int(workload.prompt_id[earlier])
-            added = int(workload.input_tokens[earlier]) - int(workload.context_tokens[earlier])
-            size += message + _text_bytes("prompt", number, added) + 1
-            size += message + len("assistant") - len("user") + 1
-            size += _text_bytes("answer", number, int(workload.output_tokens[earlier]))
-    return size
+    models = np.array([len(msgspec.json.encode(model)) for model in workload.models])
+    context = workload.context_tokens[rows]
+    own = workload.input_tokens[rows] - context
+    sizes: Ints = (
+        frame
+        + _digits(workload.max_tokens[rows])
+        + models[workload.model[rows]]
+        + np.where(workload.stream[rows], len("true"), len("false"))
+        + _message_bytes("user", "prompt", workload.prompt_id[rows], own)
+    )
+    for place in np.flatnonzero(context):
+        row = int(rows[place])
+        turns = np.arange(row - int(workload.turn[row]), row)
+        numbers = workload.prompt_id[turns]
+        added = workload.input_tokens[turns] - workload.context_tokens[turns]
+        answers = workload.output_tokens[turns]
+        commas = 2 * len(turns)
+        sizes[place] += commas + int(
+            np.sum(_message_bytes("user", "prompt", numbers, added))
+            + np.sum(_message_bytes("assistant", "answer", numbers, answers))
+        )
+    return sizes
+
+
+def _message_bytes(role: str, what: str, numbers: Ints, tokens: npt.NDArray[np.int32]) -> Ints:
+    """The size of messages whose text is `_text(what, number, tokens)`."""
+    frame = len('{"content":"","role":""}') + len(role)
+    head = len(f"{what} : ") + _digits(numbers)
+    return frame + np.maximum(BYTES_PER_TOKEN * tokens.astype(np.int64), head)
+
+
+def _digits(numbers: npt.NDArray[Any]) -> Ints:
+    """How many digits each non-negative number has."""
+    return np.searchsorted(_POWERS_OF_TEN, numbers, side="right") + 1
 
 
 def virtual_key(workload: CompiledWorkload, row: int) -> str:
@@ -108,14 +134,14 @@ def virtual_key(workload: CompiledWorkload, row: int) -> str:
 
     Remembered for prompts that come again; the others are asked for once.
     """
-    if not workload.repeats_prompt[row]:
+    if not workload.repeats_prompt.item(row):
         return _content_key(workload, row)
     what = (
-        int(workload.prompt_id[row]),
-        int(workload.input_tokens[row]),
-        int(workload.model[row]),
-        int(workload.tenant[row]),
-        int(workload.max_tokens[row]),
+        workload.prompt_id.item(row),
+        workload.input_tokens.item(row),
+        workload.model.item(row),
+        workload.tenant.item(row),
+        workload.max_tokens.item(row),
     )
     key = workload.known_keys.get(what)
     if key is None:
@@ -124,15 +150,36 @@ def virtual_key(workload: CompiledWorkload, row: int) -> str:
 
 
 def _content_key(workload: CompiledWorkload, row: int) -> str:
-    canonical = msgspec.json.encode(
-        {
-            "max_tokens": int(workload.max_tokens[row]),
-            "messages": _messages(workload, row),
-            "model": workload.models[workload.model[row]],
-        }
+    model, tenant = workload.model.item(row), workload.tenant.item(row)
+    max_tokens = workload.max_tokens.item(row)
+    if workload.context_tokens.item(row):
+        digest = hashlib.blake2b(workload.tenants[tenant].encode() + b"\0", digest_size=16)
+        digest.update(
+            msgspec.json.encode(
+                {
+                    "max_tokens": max_tokens,
+                    "messages": _messages(workload, row),
+                    "model": workload.models[model],
+                }
+            )
+        )
+        return digest.hexdigest()
+    # One prompt, the usual case, which the speed of a simulation depends on: the same bytes, piece by piece.
+    before, after = _single_prompt_frame(
+        workload.tenants[tenant], max_tokens, workload.models[model]
     )
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update(workload.tenants[workload.tenant[row]].encode())
-    digest.update(b"\x00")
-    digest.update(canonical)
+    digest = before.copy()
+    text = prompt_text(workload.prompt_id.item(row), workload.input_tokens.item(row))
+    digest.update(text.encode())
+    digest.update(after)
     return digest.hexdigest()
+
+
+@lru_cache(maxsize=1024)
+def _single_prompt_frame(tenant: str, max_tokens: int, model: str) -> tuple[hashlib.blake2b, bytes]:
+    """What is digested before the text of a request's one message, and the bytes after it."""
+    before = hashlib.blake2b(
+        b'%b\0{"max_tokens":%d,"messages":[{"content":"' % (tenant.encode(), max_tokens),
+        digest_size=16,
+    )
+    return before, b'","role":"user"}],"model":%b}' % msgspec.json.encode(model)
