@@ -25,6 +25,7 @@ __all__ = [
     "block_bootstrap_quantiles",
     "block_weights",
     "compare_paired",
+    "compare_pairs",
     "holm",
     "mean_interval",
     "mser5",
@@ -237,8 +238,6 @@ def compare_paired(
     """Each alternative minus the baseline, replication by replication (row i of all shares its random numbers)."""
     _check_fraction(confidence, "the confidence")
     base = _floats(baseline, 2, "a paired comparison")
-    family = max(1, len(alternatives))
-    each = 1 - (1 - confidence) / family
     differences: list[tuple[str, Floats]] = []
     for name, sample in alternatives.items():
         values = _floats(sample, 2, "a paired comparison")
@@ -247,6 +246,27 @@ def compare_paired(
                 f"{name} has {values.size} replications, the baseline {base.size}: they must be the same ones"
             )
         differences.append((name, values - base))
+    return _judge(differences, confidence)
+
+
+def compare_pairs(
+    samples: Mapping[str, npt.ArrayLike], confidence: float = 0.95
+) -> dict[tuple[str, str], PairedDifference]:
+    """Every two of `samples`, the second minus the first, as one family; keys and names in the order given."""
+    _check_fraction(confidence, "the confidence")
+    names = list(samples)
+    values = {name: _floats(samples[name], 2, "a paired comparison") for name in names}
+    sizes = {name: v.size for name, v in values.items()}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"replications differ in number: {sizes}; they must be the same ones")
+    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+    judged = _judge([(f"{b} - {a}", values[b] - values[a]) for a, b in pairs], confidence)
+    return dict(zip(pairs, judged, strict=True))
+
+
+def _judge(differences: Sequence[tuple[str, Floats]], confidence: float) -> list[PairedDifference]:
+    """The differences of one family: intervals by Bonferroni, p-values by Holm."""
+    each = 1 - (1 - confidence) / max(1, len(differences))
     adjusted = holm([_paired_p_value(d) for _, d in differences])
     return [
         PairedDifference(

@@ -1,0 +1,192 @@
+"""Where jobs run: in this process, in processes of this machine, or on a Dask cluster.
+
+Each is a `concurrent.futures.Executor`, opened afresh when it broke.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+from simulation.experiments.errors import ExperimentError
+
+__all__ = ["ClusterWorkers", "InlineWorkers", "LocalWorkers", "Workers", "choose_workers"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Workers(Protocol):
+    """A place to run jobs."""
+
+    @property
+    def in_flight(self) -> int:
+        """How many jobs to hand out at once: enough that nobody idles."""
+        ...
+
+    @property
+    def lost(self) -> tuple[type[BaseException], ...]:
+        """Errors that mean the worker is gone, and not that the job failed."""
+        ...
+
+    def open(self) -> Executor:
+        """A fresh executor."""
+        ...
+
+    def close(self, executor: Executor) -> None:
+        """End an executor that has nothing left to do."""
+        ...
+
+    def abandon(self, executor: Executor) -> None:
+        """End the executor at once, running jobs included."""
+        ...
+
+
+def choose_workers(count: int, cluster: str | None = None) -> Workers:
+    """A Dask cluster where an address is given; else so many processes, none of their own for one."""
+    if cluster is not None:
+        return ClusterWorkers(cluster)
+    return InlineWorkers() if count == 1 else LocalWorkers(count)
+
+
+class _InlineExecutor(Executor):
+    """Runs each job when it is submitted."""
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        future: Future[T] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001 - carried to whoever asks for the result
+            future.set_exception(error)
+        return future
+
+
+class InlineWorkers:
+    """This process, one job after the other."""
+
+    in_flight = 1
+    lost: tuple[type[BaseException], ...] = ()
+
+    def open(self) -> Executor:
+        return _InlineExecutor()
+
+    def close(self, executor: Executor) -> None:
+        executor.shutdown()
+
+    def abandon(self, executor: Executor) -> None:
+        executor.shutdown(wait=False)
+
+
+class LocalWorkers:
+    """`count` processes of this machine, started afresh (spawn), so that they inherit no threads and no locks."""
+
+    lost: tuple[type[BaseException], ...] = (BrokenExecutor,)
+
+    def __init__(self, count: int) -> None:
+        if count < 1:
+            raise ValueError(f"workers: must be at least 1, found {count}")
+        self._count = count
+        self._others: frozenset[int | None] = frozenset()
+
+    @property
+    def in_flight(self) -> int:
+        return 2 * self._count
+
+    def open(self) -> Executor:
+        self._others = frozenset(child.pid for child in multiprocessing.active_children())
+        return ProcessPoolExecutor(
+            self._count,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_start_worker,
+        )
+
+    def close(self, executor: Executor) -> None:
+        executor.shutdown()
+
+    def abandon(self, executor: Executor) -> None:
+        executor.shutdown(wait=False, cancel_futures=True)
+        for child in multiprocessing.active_children():
+            if child.pid not in self._others:
+                child.terminate()
+
+
+def _start_worker() -> None:
+    """A worker leaves Ctrl-C to its parent, and ends with it, however that ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
+
+
+class ClusterWorkers:
+    """The workers of the Dask scheduler at `address`. twinload must be installed where they run."""
+
+    def __init__(self, address: str, connect_timeout_s: float = 10.0) -> None:
+        try:
+            import distributed
+        except ImportError:
+            raise ExperimentError(
+                "--cluster needs Dask: install twinload with the extra 'experiments'"
+            ) from None
+        self._address = address
+        self._client: Any = None
+        connect: Any = distributed.Client  # untyped
+        self._connect: Callable[[], Any] = lambda: connect(address, timeout=connect_timeout_s)
+        self._cores = 1
+        self.lost: tuple[type[BaseException], ...] = (
+            BrokenExecutor,
+            CancelledError,
+            distributed.KilledWorker,
+        )
+
+    @property
+    def in_flight(self) -> int:
+        return 2 * self._cores
+
+    def open(self) -> Executor:
+        try:
+            self._client = self._connect()
+        except (OSError, ValueError) as error:
+            raise ExperimentError(f"--cluster {self._address}: cannot connect: {error}") from None
+        cores = sum(self._client.nthreads().values())
+        if cores == 0:
+            raise ExperimentError(f"--cluster {self._address}: the scheduler has no workers")
+        self._cores = cores
+        self._client.register_plugin(_finding_plugin(), name="twinload")
+        # Results depend on the job alone; Dask may hand out a task again on its own as often as it likes.
+        executor: Executor = self._client.get_executor(pure=False, retries=3)
+        return executor
+
+    def close(self, executor: Executor) -> None:
+        self.abandon(executor)
+
+    def abandon(self, executor: Executor) -> None:
+        executor.shutdown(wait=False)
+        if self._client is not None:
+            self._client.close()
+
+
+def _finding_plugin() -> Any:
+    """Makes each worker, also one that comes later, find the packages: `import twinload` puts their folder on its path.
+
+    A local class travels by value, so that it can be unpickled before they are found.
+    """
+    from distributed import WorkerPlugin
+
+    class FindTwinload(WorkerPlugin):
+        def setup(self, worker: Any) -> None:  # noqa: ARG002 - Dask's signature
+            import importlib
+
+            importlib.import_module("twinload")
+
+    return FindTwinload()
