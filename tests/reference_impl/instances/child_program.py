@@ -98,4 +98,6 @@ async def provider_of(
 
 
 def children() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
+    """Instances that this process started; servers that other tests share are not Python's."""
+    found = psutil.Process().children(recursive=True)
+    return [child for child in found if child.is_running() and "python" in child.name()]
