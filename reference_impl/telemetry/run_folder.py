@@ -86,7 +86,11 @@ class _Table:
         self._schema = pa.schema(
             [(f.name, _arrow_type(pa, f)) for f in msgspec.structs.fields(row_type)]
         )
-        self._writer = pq.ParquetWriter(self._partial, self._schema, compression="zstd")
+        # Text repeats, times do not: a dictionary of them would cost time and make the file larger.
+        text = [field.name for field in self._schema if field.type == pa.string()]
+        self._writer = pq.ParquetWriter(
+            self._partial, self._schema, compression="zstd", use_dictionary=text
+        )
         self._batch: list[msgspec.Struct] = []
         self.rows = 0
 

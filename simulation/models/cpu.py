@@ -32,10 +32,6 @@ class Host:
     def __init__(self, cores: int) -> None:
         self.free_at_s = [0.0] * cores
 
-    def least_taken(self) -> int:
-        free_at_s = self.free_at_s
-        return free_at_s.index(min(free_at_s))
-
 
 class VirtualCpu:
     """Implements `Compute` in virtual time; `demands` of zero take no time. Must be made on the running loop."""
@@ -82,7 +78,7 @@ class VirtualCpu:
         start_s = self._free_at_s
         if start_s <= now_s:
             start_s = now_s
-            self._core = self._host.least_taken()
+            self._core = cores_free_at_s.index(min(cores_free_at_s))
         core_free_at_s = cores_free_at_s[self._core]
         if core_free_at_s > start_s:
             start_s = core_free_at_s

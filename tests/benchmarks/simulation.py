@@ -35,6 +35,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from reference_impl.telemetry import RequestRecord, StationSample, SystemEvent
 from reference_impl.time_limit import TimeLimit
 from simulation.experiments.runner import JobRunner
@@ -117,25 +119,31 @@ class TimerCounts:
 @contextmanager
 def counting_timers(counts: TimerCounts) -> Iterator[None]:
     """Have the loops of this block count who makes timers, time limits left out."""
-    whole = {name: getattr(SimulationLoop, name) for name in ("until", "call_at", "call_later")}
+    whole = {name: getattr(SimulationLoop, name) for name in ("call_at", "call_later")}
+    make_until = SimulationLoop._fast_until
 
     def counted(make: Any) -> Any:
-        def wrapper(loop: SimulationLoop, when: float, *callback: Any, **options: Any) -> Any:
-            if not callback or not isinstance(
-                getattr(callback[0], "__self__", None), (TimeLimit, asyncio.Timeout)
-            ):
+        def wrapper(loop: SimulationLoop, when: float, callback: Any, *args: Any, **kw: Any) -> Any:
+            if not isinstance(getattr(callback, "__self__", None), TimeLimit):
                 counts.by_task[asyncio.current_task(loop)] += 1
-            return make(loop, when, *callback, **options)
+            return make(loop, when, callback, *args, **kw)
 
         return wrapper
 
-    try:
+    def counted_until(loop: SimulationLoop) -> Any:
+        until = make_until(loop)
+
+        def wrapper(when: float) -> asyncio.Future[None]:
+            counts.by_task[asyncio.current_task(loop)] += 1
+            return until(when)
+
+        return wrapper
+
+    with pytest.MonkeyPatch.context() as patch:
         for name, method in whole.items():
-            setattr(SimulationLoop, name, counted(method))
+            patch.setattr(SimulationLoop, name, counted(method))
+        patch.setattr(SimulationLoop, "_fast_until", counted_until)
         yield
-    finally:
-        for name, method in whole.items():
-            setattr(SimulationLoop, name, method)
 
 
 def work_of_a_request(horizon_s: float) -> dict[str, float]:
