@@ -108,6 +108,11 @@ class Inbox(Generic[R]):
         """The copies that are handed out as one; empty if it is not held here."""
         return self._held.get(task_id, [])
 
+    @property
+    def held_count(self) -> int:
+        """Tasks that are handed out."""
+        return len(self._held)
+
     def all_held(self) -> Iterator[list[Delivery[R]]]:
         yield from list(self._held.values())
 

@@ -9,12 +9,16 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
 from reference_impl.queues.memory import MemoryQueue
 from reference_impl.queues.port import MessageQueue, QueueStatistics
+from reference_impl.queues.rabbitmq import RabbitMQQueue
 from reference_impl.queues.redis_streams import RedisStreamsQueue
 from simulation import kernel
 from simulation.models.broker import Broker, VirtualQueue
 from simulation.scenario.distributions import Constant
+from tests.servers.rabbitmq import shared_rabbitmq_url
 from tests.servers.valkey import shared_valkey_url, unique_prefix
 
 LIMIT_S = 60.0
@@ -162,10 +166,37 @@ class RedisStreams(QueueWorld):
         return time.time()
 
 
+class RabbitMQ(QueueWorld):
+    """Small backlogs: a quorum queue takes some two thousand messages a second."""
+
+    traits = Traits(delay_factor=2.0, slack_s=0.5, short_lease_s=0.4, prefetches=True)
+
+    def __init__(self, levels: int) -> None:
+        super().__init__(levels)
+        self._url = shared_rabbitmq_url()
+        self._name = unique_prefix()
+
+    async def _connect(self, lease_s: float) -> MessageQueue:
+        return RabbitMQQueue(self._url, name=self._name, lease_s=lease_s, levels=self.levels)
+
+    async def crash(self, queue: MessageQueue) -> None:
+        assert isinstance(queue, RabbitMQQueue)
+        assert queue._session is not None
+        assert queue._keeper is not None
+        queue._closed = True
+        queue._keeper.cancel()
+        await asyncio.gather(queue._keeper, return_exceptions=True)
+        await queue._session.close()
+
+    def clock(self) -> float:
+        return time.time()
+
+
 WORLDS: list[Any] = [
     Memory,
     MemoryInVirtualTime,
     Virtual,
     VirtualOnARealLoop,
     RedisStreams,
+    pytest.param(RabbitMQ, marks=pytest.mark.xdist_group("rabbitmq")),
 ]

@@ -417,7 +417,10 @@ def test_statistics_count_what_is_where(world: QueueWorld) -> None:
         await queue.ack(taken[0])
         await queue.nack(taken[1])
         now = await world.settled(queue, dead=1)
-        assert now.depth + (now.held or 0) == 7
+        if now.held is None:
+            assert now.depth <= 7, "what was prefetched is not told"
+        else:
+            assert now.depth + now.held == 7
         assert now.dead == 1
         assert (now.enqueued, now.delivered, now.acknowledged, now.dead_lettered) == (9, 3, 1, 1)
         if now.oldest_s is not None:

@@ -1,0 +1,1 @@
+"""Private servers on this machine, for tests and for people without Docker."""
