@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from reports.document import ReportPaths
+    from simulation.experiments.edge import Edge
     from simulation.experiments.virtual_run import Provenance
     from simulation.scenario.schema import Scenario
     from simulation.scenario.workload import CompiledWorkload
@@ -62,6 +63,7 @@ def main() -> NoReturn:
 
 
 _BAD_INPUT_ERRORS = {
+    "ExperimentError",
     "FitError",
     "PriceError",
     "ProfileError",
@@ -101,10 +103,35 @@ _ELSEWHERE: dict[str, tuple[str, str, str]] = {
         "cache",
         "Tell how right the semantic cache is.",
     ),
+    "capacity": (
+        "simulation.experiments.commands",
+        "capacity",
+        "Find the largest load, or the smallest fleet, that keeps the promises.",
+    ),
+    "compare": (
+        "simulation.experiments.commands",
+        "compare",
+        "Compare variants under the same requests, and rank what can be told apart.",
+    ),
     "profile": (
         "simulation.experiments.profile_commands",
         "profile",
         "Fit an endpoint profile to measured calls.",
+    ),
+    "replications": (
+        "simulation.experiments.commands",
+        "replications",
+        "Repeat a simulation until its figures are as precise as asked.",
+    ),
+    "sensitivity": (
+        "simulation.experiments.commands",
+        "sensitivity",
+        "Tell which uncertain inputs matter (Morris or Sobol).",
+    ),
+    "sweep": (
+        "simulation.experiments.commands",
+        "sweep",
+        "Simulate a grid or a list of points over any fields of a scenario.",
     ),
 }
 
@@ -119,6 +146,8 @@ class _LazyGroup(click.Group):
         if name not in _ELSEWHERE:
             return super().get_command(ctx, name)
         module, attribute, _ = _ELSEWHERE[name]
+        if module == "simulation.experiments.commands":
+            ctx.obj = _edge()
         found: click.Command = getattr(importlib.import_module(module), attribute)
         return found
 
@@ -400,6 +429,13 @@ def _provenance() -> Provenance:
     return Provenance(
         commit=commit(PACKAGES), versions=versions(), machine=machine(), started_at=now_iso()
     )
+
+
+def _edge() -> Edge:
+    """What only the edge knows, for experiments."""
+    from simulation.experiments.edge import Edge
+
+    return Edge(wall_clock=time.monotonic, provenance=_provenance)
 
 
 def _simulate(
