@@ -21,6 +21,9 @@ from reference_impl.instances.port import InstanceMetrics, InstanceStatus
 
 __all__ = ["ROUTING_POLICIES", "BalancerStatistics", "LoadBalancer", "MemberStatistics"]
 
+_HEALTHY: Final = InstanceStatus.HEALTHY
+_DEGRADED: Final = InstanceStatus.DEGRADED
+
 ROUTING_POLICIES: Final = ("least_loaded", "round_robin", "weighted", "power_of_two")
 
 
@@ -49,15 +52,17 @@ class _Pools:
     """The policy twice: over healthy members, and over degraded ones for when no healthy one is left."""
 
     def __init__(self, make: Callable[[], RoutingPolicy]) -> None:
-        self._of = {InstanceStatus.HEALTHY: make(), InstanceStatus.DEGRADED: make()}
+        self._healthy = make()
+        self._degraded = make()
 
     def of(self, status: InstanceStatus) -> RoutingPolicy | None:
-        return self._of.get(status)
+        # Not a dictionary: an enum's hash is Python code, and this is asked twice a call.
+        if status is _HEALTHY:
+            return self._healthy
+        return self._degraded if status is _DEGRADED else None
 
     def select(self) -> Member | None:
-        return (
-            self._of[InstanceStatus.HEALTHY].select() or self._of[InstanceStatus.DEGRADED].select()
-        )
+        return self._healthy.select() or self._degraded.select()
 
 
 class LoadBalancer:

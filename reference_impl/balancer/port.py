@@ -43,7 +43,7 @@ class Member:
     @property
     def load(self) -> float:
         """Calls per share if one more came here (Envoy's least request: weight / (active + 1), inverted)."""
-        return (self.in_flight + 1.0) / self.share
+        return (self.in_flight + 1.0) / (self.weight * (self.capacity or 1))
 
 
 class RoutingPolicy(Protocol):
