@@ -14,6 +14,7 @@ from simulation.kernel.waiting import pending_tasks
 T = TypeVar("T")
 
 MAX_FROZEN_BY_PYTHON = 1000
+YOUNG_OBJECTS = 20_000
 
 
 def run(
@@ -51,7 +52,7 @@ def run(
         UnhandledErrors: an exception was never retrieved, or an async generator never closed.
     """
     bounds = Bounds(max_events, wall_clock_limit_s, clock, until)
-    with _older_objects_left_alone():
+    with _older_objects_left_alone(), _young_objects_left_alone_longer():
         loop = SimulationLoop(
             max_callbacks_per_instant=max_callbacks_per_instant,
             bounds=bounds,
@@ -85,6 +86,22 @@ def _older_objects_left_alone() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
+
+
+@contextmanager
+def _young_objects_left_alone_longer() -> Iterator[None]:
+    """Let more objects come together before the collector looks through the youngest.
+
+    A thousand requests in flight are tens of thousands of frames and futures, which reference
+    counting frees on its own; looking at them after every 700 allocations cost 4% of a run.
+    """
+    youngest, *older = gc.get_threshold()
+    if youngest:  # else the caller has switched it off
+        gc.set_threshold(max(youngest, YOUNG_OBJECTS), *older)
+    try:
+        yield
+    finally:
+        gc.set_threshold(youngest, *older)
 
 
 def _close_after(error: BaseException, loop: SimulationLoop) -> None:

@@ -229,3 +229,18 @@ def test_eager_tasks_start_in_create_task_if_asked_for() -> None:
     started.clear()
     run(main())
     assert started == ["parent", "child"]
+
+
+def test_a_run_collects_young_objects_less_often_and_leaves_the_threshold_as_it_was() -> None:
+    before = gc.get_threshold()
+
+    async def main() -> int:
+        return gc.get_threshold()[0]
+
+    assert run(main()) == 20_000
+    assert gc.get_threshold() == before
+    gc.set_threshold(0)
+    try:
+        assert run(main()) == 0
+    finally:
+        gc.set_threshold(*before)
