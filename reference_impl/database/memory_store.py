@@ -17,6 +17,7 @@ from reference_impl.database.entries import (
     LedgerEntry,
 )
 from reference_impl.database.port import Grant, Group, Spend
+from reference_impl.telemetry import StationSample
 
 __all__ = ["MemoryLedger"]
 
@@ -123,6 +124,9 @@ class MemoryLedger:
         )
         for start in range(0, len(chosen), PAGE):
             yield chosen[start : start + PAGE]
+
+    def samples(self, *, origin_s: float = 0.0) -> list[StationSample]:  # noqa: ARG002 - no pool
+        return []
 
     async def aclose(self) -> None:
         """What was kept stays readable: it is only memory."""

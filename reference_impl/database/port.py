@@ -19,6 +19,7 @@ from reference_impl.database.entries import (
     KeyBudget,
     LedgerEntry,
 )
+from reference_impl.telemetry import StationSample
 
 __all__ = ["GROUPS", "Grant", "Group", "LedgerStore", "Spend"]
 
@@ -105,6 +106,10 @@ class LedgerStore(Protocol):
 
     def entries(self, *, since_s: float = 0.0) -> AsyncIterator[list[LedgerEntry]]:
         """The entries from `since_s` on, in order of id, in pages."""
+        ...
+
+    def samples(self, *, origin_s: float = 0.0) -> list[StationSample]:
+        """The connection pool as a station since the last call; nothing where there is none."""
         ...
 
     async def aclose(self) -> None:

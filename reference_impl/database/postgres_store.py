@@ -27,6 +27,7 @@ from reference_impl.database.migrations import migrate_postgres
 from reference_impl.database.pool import ConnectionPool
 from reference_impl.database.port import Grant, Group, Spend
 from reference_impl.database.postgres_errors import FOREIGN, translated
+from reference_impl.telemetry import StationSample
 
 __all__ = ["PostgresLedger"]
 
@@ -239,6 +240,9 @@ class PostgresLedger:
         while rows := await self.pool.fetch(query, after, since_s, idempotent=True):
             yield [LedgerEntry(**dict(row)) for row in rows]
             after = rows[-1]["entry_id"]
+
+    def samples(self, *, origin_s: float = 0.0) -> list[StationSample]:
+        return [self.pool.sample(origin_s=origin_s)]
 
     async def aclose(self) -> None:
         await self.pool.close()

@@ -36,6 +36,7 @@ from reference_impl.database.errors import (
 from reference_impl.database.memory_store import granted_nanousd
 from reference_impl.database.migrations import Step, check_version, steps
 from reference_impl.database.port import Grant, Group, Spend
+from reference_impl.telemetry import StationSample
 
 __all__ = ["SqliteLedger"]
 
@@ -165,6 +166,9 @@ class SqliteLedger:
             page = [LedgerEntry(**dict(zip(ENTRY_FIELDS, row, strict=True))) for row in rows]
             yield page
             after = page[-1].entry_id
+
+    def samples(self, *, origin_s: float = 0.0) -> list[StationSample]:  # noqa: ARG002 - no pool
+        return []
 
     async def aclose(self) -> None:
         connection, self._connection = self._connection, None

@@ -23,6 +23,7 @@ from reference_impl.database.memory_store import MemoryLedger
 from reference_impl.database.pool import PoolStatistics
 from reference_impl.database.port import Grant, Group, Spend
 from reference_impl.instances.meter import StationMeter
+from reference_impl.telemetry import StationSample
 from simulation.scenario.database import DatabaseDemand
 from simulation.scenario.random_streams import uniforms
 
@@ -244,6 +245,9 @@ class VirtualLedger:
     async def entries(self, *, since_s: float = 0.0) -> AsyncIterator[list[LedgerEntry]]:
         async for page in self._server.ledger.entries(since_s=since_s):
             yield await self.pool.run("query", 1, _given(page))
+
+    def samples(self, *, origin_s: float = 0.0) -> list[StationSample]:
+        return [self.pool.meter.sample(origin_s=origin_s)]
 
     async def aclose(self) -> None:
         """The server outlives its clients."""

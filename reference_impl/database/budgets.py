@@ -1,0 +1,245 @@
+"""Budgets: money is reserved before a request spends it, and settled with what it really cost.
+
+The database holds the truth, and a reservation there is atomic over all gateways. To ask it for every request would put a
+round trip and a contended row on the path, so a gateway takes money for many requests at once while a key has plenty, and
+exactly what one request needs when it runs short: the limit is exact, and the cost of exactness is paid near it only. What
+is taken and not used goes back with the next cut of the ledger's writer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import msgspec
+
+from reference_impl.database.entries import from_nanousd
+from reference_impl.database.errors import DatabaseError, summary
+from reference_impl.database.port import LedgerStore
+from reference_impl.database.writer import LedgerWriter
+from reference_impl.deployment import DatabaseSpec
+from reference_impl.errors import Rejected, ServiceError
+
+__all__ = ["BudgetExceeded", "Budgets", "Reservation"]
+
+log = logging.getLogger("twinload.ledger")
+
+UNLIMITED_S = 5.0  # how long a key without a budget is believed to have none
+AWAY_S = 1.0  # after a failure, how long the database is not asked again
+FORGET_S = 60.0  # an idle key's purse is forgotten after this
+
+
+class BudgetExceeded(ServiceError):
+    """The key's money does not cover the request (402, `billing_error`)."""
+
+    status = 402
+    error_type = "billing_error"
+    outcome = Rejected.outcome
+
+
+class Reservation(msgspec.Struct, frozen=True):
+    """Money held for one request; 0 for a key without a limit, or while the database is away."""
+
+    key_id: str
+    hold: str = ""
+    nanousd: int = 0
+
+
+class _Purse:
+    """What this process holds of one key's money: `allowance` is free, `outstanding` reserved for requests under way."""
+
+    __slots__ = (
+        "allowance",
+        "asking",
+        "away_until_s",
+        "hold",
+        "outstanding",
+        "renewed_s",
+        "scarce",
+        "unlimited_until_s",
+        "used",
+        "used_s",
+    )
+
+    def __init__(self, hold: str, now_s: float) -> None:
+        self.hold = hold
+        self.allowance = 0
+        self.outstanding = 0
+        self.scarce = False
+        self.used = False
+        self.used_s = now_s
+        self.renewed_s = now_s
+        self.unlimited_until_s = -1.0
+        self.away_until_s = -1.0
+        self.asking = asyncio.Lock()
+
+
+class Budgets:
+    """Reserve and settle, over a store.
+
+    Args:
+        store: the truth. writer: carries what is given back, together with the rows that spent it.
+        spec: `budget_requests`, `budget_wait_s`, `budget_outage`, `hold_s`.
+        name: unique to this process and start; holds are named after it.
+    """
+
+    def __init__(
+        self, store: LedgerStore, writer: LedgerWriter, spec: DatabaseSpec, *, name: str
+    ) -> None:
+        self._store = store
+        self._writer = writer
+        self._spec = spec
+        self._name = name
+        self._epoch = 0
+        self._purses: dict[str, _Purse] = {}
+        self._time = asyncio.get_running_loop().time
+        self._away = False
+
+    async def reserve(self, key_id: str, nanousd: int) -> Reservation:
+        """Hold `nanousd` of the key's money. Raises BudgetExceeded, or Rejected where an outage refuses requests."""
+        now_s = self._time()
+        purse = self._purses.get(key_id)
+        if purse is None:
+            purse = self._purses[key_id] = _Purse(self._hold_name(), now_s)
+        purse.used = True
+        purse.used_s = now_s
+        if nanousd <= 0 or now_s < purse.unlimited_until_s:
+            return Reservation(key_id)
+        if purse.allowance >= nanousd:
+            return self._take(key_id, purse, nanousd)
+        if now_s < purse.away_until_s:
+            return self._without_database(key_id)
+        # A task of its own, because a grant that arrives after its asker has left must still be accounted for.
+        task = asyncio.create_task(
+            self._ask(key_id, purse, nanousd), name="background:budget reservation"
+        )
+        task.add_done_callback(_retrieved)
+        try:
+            async with asyncio.timeout(self._spec.budget_wait_s):
+                limited = await asyncio.shield(task)
+        except TimeoutError:
+            purse.away_until_s = self._time() + AWAY_S
+            return self._without_database(key_id)
+        except DatabaseError as error:
+            purse.away_until_s = self._time() + AWAY_S
+            self._note(error)
+            return self._without_database(key_id)
+        self._note(None)
+        if not limited:
+            return Reservation(key_id)
+        if purse.allowance < nanousd:
+            raise BudgetExceeded(
+                f"the budget of key {key_id!r} does not cover this request "
+                f"(up to ${from_nanousd(nanousd):.6f}); raise it, or ask for fewer tokens"
+            )
+        return self._take(key_id, purse, nanousd)
+
+    def settle(self, reservation: Reservation, cost_nanousd: int) -> None:
+        """The request is over and cost so much: what it did not use is free again."""
+        held = reservation.nanousd
+        if held == 0:
+            return
+        purse = self._purses[reservation.key_id]
+        kept = 0
+        if reservation.hold == purse.hold:
+            purse.outstanding -= held
+            if not purse.scarce and self._spec.budget_requests > 1:
+                kept = max(0, held - cost_nanousd)
+                purse.allowance += kept
+        if held > kept:
+            self._writer.release(reservation.hold, reservation.key_id, held - kept)
+
+    def housekeeping(self) -> tuple[list[tuple[str, str, int]], list[tuple[str, str]]]:
+        """For the writer, at every cut: allowances that nobody used since the last go back, holds in use are renewed."""
+        now_s = self._time()
+        releases: list[tuple[str, str, int]] = []
+        renewals: list[tuple[str, str]] = []
+        for key_id, purse in list(self._purses.items()):
+            if purse.allowance and not purse.used:
+                releases.append((purse.hold, key_id, purse.allowance))
+                purse.allowance = 0
+            held = purse.allowance + purse.outstanding
+            if held and now_s - purse.renewed_s >= self._spec.hold_s / 3:
+                renewals.append((purse.hold, key_id))
+                purse.renewed_s = now_s
+            if not held and not purse.asking.locked() and now_s - purse.used_s > FORGET_S:
+                del self._purses[key_id]
+            purse.used = False
+        return releases, renewals
+
+    def give_back(self) -> None:
+        """Release every allowance: this process takes no more requests."""
+        for key_id, purse in self._purses.items():
+            if purse.allowance:
+                self._writer.release(purse.hold, key_id, purse.allowance)
+                purse.allowance = 0
+
+    async def _ask(self, key_id: str, purse: _Purse, need: int) -> bool:
+        """Ask the database for what the allowance lacks; False for a key without a limit."""
+        requests = self._spec.budget_requests
+        if requests == 1:
+            return await self._grant(key_id, purse, need, need)
+        async with purse.asking:
+            lacking = need - purse.allowance
+            if lacking <= 0:  # who asked before us got enough for us too
+                return True
+            return await self._grant(key_id, purse, lacking, need * requests)
+
+    async def _grant(self, key_id: str, purse: _Purse, need: int, want: int) -> bool:
+        hold = purse.hold
+        try:
+            grant = await self._store.reserve(key_id, hold, need, want, self._spec.hold_s)
+        except DatabaseError as error:
+            if not error.safe_to_repeat:
+                self._abandon(key_id, purse)
+            raise
+        if not grant.budgeted:
+            purse.unlimited_until_s = self._time() + UNLIMITED_S
+            return False
+        if hold != purse.hold:
+            self._writer.release(hold, key_id, grant.nanousd)  # abandoned meanwhile
+            return True
+        purse.allowance += grant.nanousd
+        purse.scarce = grant.nanousd < want
+        return True
+
+    def _abandon(self, key_id: str, purse: _Purse) -> None:
+        """Nobody knows whether the last reservation was made: go on under another hold, and let the old one end."""
+        if purse.allowance:
+            self._writer.release(purse.hold, key_id, purse.allowance)
+        purse.hold = self._hold_name()
+        purse.allowance = purse.outstanding = 0
+
+    def _take(self, key_id: str, purse: _Purse, nanousd: int) -> Reservation:
+        purse.allowance -= nanousd
+        purse.outstanding += nanousd
+        return Reservation(key_id, purse.hold, nanousd)
+
+    def _hold_name(self) -> str:
+        self._epoch += 1
+        return f"{self._name}/{self._epoch}"
+
+    def _without_database(self, key_id: str) -> Reservation:
+        if self._spec.budget_outage == "refuse":
+            raise Rejected(
+                "budgets cannot be checked: the database does not answer; try again later",
+                status=503,
+                retry_after_s=AWAY_S,
+            )
+        return Reservation(key_id)
+
+    def _note(self, error: DatabaseError | None) -> None:
+        away = error is not None
+        if away != self._away:
+            self._away = away
+            if error is not None:
+                outage = self._spec.budget_outage
+                log.warning("budgets: cannot be checked (%s: %s)", outage, summary(error))
+            else:
+                log.warning("budgets: can be checked again")
+
+
+def _retrieved(task: asyncio.Task[bool]) -> None:
+    """An asker that has left does not retrieve the failure; it was no defect."""
+    if not task.cancelled() and not isinstance(task.exception(), DatabaseError | None):
+        log.error("budgets: a reservation failed", exc_info=task.exception())

@@ -1,0 +1,262 @@
+"""LedgerWriter: rows come in one by one, go out in batches, and are not lost when the database is.
+
+Requests never wait for it: `add` is a list append. What has come in is cut into a batch every half `flush_s`; a batch that the
+database has not taken by the next cut goes to the spill file. So a kill costs at most the rows of the last `flush_s`, whether
+the database is there, away or hanging, and memory is bounded all the while. When the database is back the batches are
+written in order, each once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from reference_impl.database.backlog import Backlog, size_bytes
+from reference_impl.database.entries import EntryBatch, LedgerEntry
+from reference_impl.database.errors import DatabaseError, StatementFailed, summary
+from reference_impl.database.port import LedgerStore
+from reference_impl.deployment import DatabaseSpec
+from reference_impl.telemetry import SystemEvent
+
+__all__ = ["Housekeeping", "LedgerWriter", "WriterStatistics"]
+
+log = logging.getLogger("twinload.ledger")
+
+BACKOFF_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
+CLOSE_S: Final = 5.0
+
+# Called at every cut: more releases, and the (hold, key) pairs to renew.
+Housekeeping = Callable[[], tuple[list[tuple[str, str, int]], list[tuple[str, str]]]]
+
+
+class WriterStatistics(msgspec.Struct, frozen=True):
+    """Rows since the start: `added` = `written` + `known` + `refused` + those that wait.
+
+    `known` were in the ledger already; `refused` are set aside in a file. `in_memory` rows wait there, `spilled` counts rows
+    that ever went to the spill file. `away`: the last attempt to write failed.
+    """
+
+    added: int
+    written: int
+    known: int
+    refused: int
+    in_memory: int
+    spilled: int
+    batches: int
+    away: bool
+
+
+class LedgerWriter:
+    """Writes entries and releases of held money to a store, in batches.
+
+    Args:
+        store: where batches go; it is the caller's.
+        spec: `flush_s` and the bounds.
+        name: unique to this process and start; names the writer and its spill file.
+        folder: of spill files; those that dead processes left there are written too. None: memory only.
+        on_event: told when the database goes and comes (kind `ledger`).
+        housekeeping: see `Housekeeping`.
+    """
+
+    def __init__(
+        self,
+        store: LedgerStore,
+        spec: DatabaseSpec,
+        *,
+        name: str,
+        folder: Path | None = None,
+        on_event: Callable[[SystemEvent], None] | None = None,
+        housekeeping: Housekeeping | None = None,
+    ) -> None:
+        self._store = store
+        self._spec = spec
+        self._name = name
+        self._folder = folder
+        self._on_event = on_event
+        self._housekeeping = housekeeping
+        self._backlog = Backlog(folder, name)
+        self._pending: list[LedgerEntry] = []
+        self._pending_bytes = 0
+        self._releases: dict[tuple[str, str], int] = defaultdict(int)
+        self._sequence = 0
+        self._work = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._away = False
+        self._added = self._written = self._known = self._refused = self._batches = 0
+
+    def start(self) -> None:
+        """Begin to write, first of all what dead processes left."""
+        self._tasks = [
+            asyncio.create_task(self._cut_regularly(), name="background:ledger cutter"),
+            asyncio.create_task(self._send(), name="background:ledger sender"),
+        ]
+
+    def add(self, entry: LedgerEntry) -> None:
+        """Take a row. Never waits and never fails."""
+        self._pending.append(entry)
+        self._added += 1
+        self._pending_bytes += size_bytes(entry)
+        spec = self._spec
+        if len(self._pending) >= spec.batch_rows or self._pending_bytes >= spec.max_bytes // 4:
+            self._cut(house=False)
+
+    def release(self, hold: str, key_id: str, nanousd: int) -> None:
+        """Give back held money, in the same batch as the rows added before it."""
+        self._releases[hold, key_id] += nanousd
+
+    @property
+    def overflowing(self) -> bool:
+        """Neither database nor disk takes rows and memory holds four times what it should."""
+        return len(self._pending) + self._backlog.memory_rows > 4 * self._spec.max_rows
+
+    async def drained(self) -> None:
+        """Cut now, and return when all that was added so far is in the database."""
+        self._cut()
+        if self._backlog:
+            self._drained.clear()
+            self._work.set()
+            await self._drained.wait()
+
+    async def aclose(self, limit_s: float = CLOSE_S) -> None:
+        """Write what there is, for at most `limit_s`; what is left goes to the spill file."""
+        if self._tasks:
+            try:
+                async with asyncio.timeout(limit_s):
+                    await self.drained()
+            except TimeoutError:
+                log.warning(
+                    "ledger: the database does not take the last rows; they are kept in the spill file"
+                )
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        self._cut()
+        self._backlog.close()
+
+    def statistics(self) -> WriterStatistics:
+        return WriterStatistics(
+            added=self._added,
+            written=self._written,
+            known=self._known,
+            refused=self._refused,
+            in_memory=len(self._pending) + self._backlog.memory_rows,
+            spilled=self._backlog.spilled_rows,
+            batches=self._batches,
+            away=self._away,
+        )
+
+    async def _cut_regularly(self) -> None:
+        loop = asyncio.get_running_loop()
+        half_s = self._spec.flush_s / 2
+        next_s = loop.time()
+        while True:
+            next_s = max(next_s + half_s, loop.time())
+            await asyncio.sleep(next_s - loop.time())
+            # What the last cut handed over and is not yet written has had its chance: from now on it must survive.
+            self._backlog.persist()
+            self._cut()
+            if self._away:
+                self._backlog.persist()
+
+    def _cut(self, *, house: bool = True) -> None:
+        """Make a batch of what came in, and hand it over."""
+        renewals: list[tuple[str, str]] = []
+        if house and self._housekeeping is not None:
+            idle, renewals = self._housekeeping()
+            for hold, key_id, nanousd in idle:
+                self._releases[hold, key_id] += nanousd
+        if not (self._pending or self._releases or renewals):
+            return
+        self._sequence += 1
+        releases = tuple((hold, key, amount) for (hold, key), amount in self._releases.items())
+        self._backlog.append(
+            EntryBatch(self._name, self._sequence, tuple(self._pending), releases, tuple(renewals))
+        )
+        self._pending = []
+        self._pending_bytes = 0
+        self._releases.clear()
+        if self._backlog.memory_rows > self._spec.max_rows:
+            self._backlog.persist()
+        self._work.set()
+
+    async def _send(self) -> None:
+        failures = 0
+        while True:
+            batch = self._backlog.head()
+            if batch is None:
+                self._drained.set()
+                self._work.clear()
+                await self._work.wait()
+                continue
+            try:
+                new = await self._write(batch)
+            except DatabaseError as error:
+                self._note(error)
+                self._backlog.persist()
+                await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
+                failures += 1
+                continue
+            failures = 0
+            self._backlog.pop()
+            self._batches += 1
+            self._written += new
+            self._known += len(batch.entries) - new
+            self._note(None)
+
+    async def _write(self, batch: EntryBatch) -> int:
+        try:
+            return await self._store.write(batch)
+        except StatementFailed as error:
+            return await self._write_singly(batch, error)
+
+    async def _write_singly(self, batch: EntryBatch, cause: StatementFailed) -> int:
+        """A row that the database will never take must not stop all others: find it, and set it aside."""
+        writer = f"{batch.writer}/{batch.sequence}"
+        # If not even nothing can be written the rows are not to blame, and all of them wait.
+        await self._store.write(EntryBatch(writer, 1))
+        new = 0
+        for number, entry in enumerate(batch.entries, start=2):
+            try:
+                new += await self._store.write(EntryBatch(writer, number, (entry,)))
+            except StatementFailed as error:
+                self._set_aside(entry, error)
+        await self._store.write(msgspec.structs.replace(batch, entries=()))
+        log.error("ledger: rows were refused one by one: %s", summary(cause))
+        return new
+
+    def _set_aside(self, entry: LedgerEntry, error: StatementFailed) -> None:
+        self._refused += 1
+        self._known -= 1  # the batch's arithmetic counts what is not new as known
+        log.error("ledger: row %r is refused: %s", entry.entry_id, summary(error))
+        if self._folder is not None:
+            with (self._folder / f"{self._name}.refused").open("ab") as file:
+                file.write(msgspec.json.encode(entry) + b"\n")
+
+    def _note(self, error: DatabaseError | None) -> None:
+        """Tell of changes, not of every attempt."""
+        away = error is not None
+        if away == self._away:
+            return
+        self._away = away
+        state = "away" if away else "back"
+        if error is not None:
+            log.warning("ledger: the database is away, rows are kept: %s", summary(error))
+        else:
+            log.warning("ledger: the database is back")
+        if self._on_event is not None:
+            self._on_event(
+                SystemEvent(
+                    t_s=asyncio.get_running_loop().time(),
+                    kind="ledger",
+                    subject="database",
+                    detail={"state": state},
+                )
+            )
