@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from reference_impl.queues.kafka import KafkaQueue
 from reference_impl.queues.memory import MemoryQueue
 from reference_impl.queues.port import MessageQueue, QueueStatistics
 from reference_impl.queues.rabbitmq import RabbitMQQueue
@@ -18,6 +19,7 @@ from reference_impl.queues.redis_streams import RedisStreamsQueue
 from simulation import kernel
 from simulation.models.broker import Broker, VirtualQueue
 from simulation.scenario.distributions import Constant
+from tests.servers.kafka import shared_kafka_url
 from tests.servers.rabbitmq import shared_rabbitmq_url
 from tests.servers.valkey import shared_valkey_url, unique_prefix
 
@@ -192,11 +194,50 @@ class RabbitMQ(QueueWorld):
         return time.time()
 
 
+class Kafka(QueueWorld):
+    """One consumer that takes all partitions: joining a group of the mock takes three seconds each time."""
+
+    traits = Traits(slack_s=0.5, short_lease_s=0.4, prefetches=True, one_consumer=True)
+    in_group = False
+
+    def __init__(self, levels: int) -> None:
+        super().__init__(levels)
+        self._url = shared_kafka_url()
+        self._name = unique_prefix()
+
+    async def _connect(self, lease_s: float) -> MessageQueue:
+        return KafkaQueue(
+            self._url,
+            name=self._name,
+            lease_s=lease_s,
+            levels=self.levels,
+            in_group=self.in_group,
+        )
+
+    async def crash(self, queue: MessageQueue) -> None:
+        assert isinstance(queue, KafkaQueue)
+        queue._closed = True
+        for task in queue._background:
+            task.cancel()
+        await asyncio.gather(*queue._background, return_exceptions=True)
+        for client in (queue._consumer, queue._retry_consumer, queue._producer):
+            await client.stop()
+
+    def clock(self) -> float:
+        return time.time()
+
+
+class KafkaInAGroup(Kafka):
+    in_group = True
+
+
 WORLDS: list[Any] = [
     Memory,
     MemoryInVirtualTime,
     Virtual,
     VirtualOnARealLoop,
     RedisStreams,
+    Kafka,
+    pytest.param(KafkaInAGroup, marks=pytest.mark.soak),
     pytest.param(RabbitMQ, marks=pytest.mark.xdist_group("rabbitmq")),
 ]
