@@ -8,6 +8,7 @@ statistics); successive values of *one run* are not, because a queue remembers. 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -293,15 +294,19 @@ def _to_settle(differences: Floats, confidence: float) -> int:
     mean, spread = abs(float(differences.mean())), float(differences.std(ddof=1))
     if spread == 0:
         return differences.size
-    if mean == 0:
-        return 2**31
-    n = float(differences.size)
-    for _ in range(20):  # the t quantile depends on n; the iteration contracts
-        z = float(stats.t.ppf((1 + confidence) / 2, max(n - 1, 1)))
-        n = max(2.0, (z * spread / mean) ** 2)
-        if n > 2**31:
+
+    def excludes_zero(n: int) -> bool:
+        return float(stats.t.ppf((1 + confidence) / 2, n - 1)) * spread < mean * math.sqrt(n)
+
+    # The half-width falls with n: double until it is small enough, then halve the stretch.
+    enough = 2
+    while not excludes_zero(enough):
+        enough *= 2
+        if enough >= 2**31:
             return 2**31
-    return max(2, math.ceil(n))
+    return bisect_left(
+        range(enough), True, lo=enough // 2, key=lambda n: n >= 2 and excludes_zero(n)
+    )
 
 
 def time_weighted_mean(instants_s: npt.ArrayLike, values: npt.ArrayLike, end_s: float) -> float:

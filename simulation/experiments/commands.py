@@ -233,7 +233,8 @@ def compare(
     }
     if bench.finish(found.runs, result):
         show_table(
-            f"{metric} of {bench.scenario.name}", summarise(found.runs, ["variant"], [metric])
+            f"{metric} of {bench.scenario.name}",
+            summarise(found.runs, ["variant"], [metric], confidence),
         )
         show_table(f"Differences, {confidence:.0%} together", pairs)
         for sentence in found.verdict:
@@ -267,8 +268,9 @@ def _alternatives(named: Sequence[str]) -> dict[str, dict[str, object]]:
 
 def _show_notes(runs: pd.DataFrame, by: Sequence[str]) -> None:
     """What was beyond capacity or cut short, one line a point."""
-    noted = runs[runs["note"] != ""]
-    for values, group in noted.groupby(list(by), sort=False) if by else [((), noted)]:
-        if len(group):
+    for values, group in runs.groupby(list(by), sort=False) if by else [((), runs)]:
+        noted = group["note"][group["note"] != ""]
+        if len(noted):
             where = ", ".join(f"{name} = {v}" for name, v in zip(by, values, strict=True))
-            click.echo(f"{where}{': ' if where else ''}{group['note'].iloc[0]} ({len(group)} runs)")
+            share = f"{len(noted)} of {len(group)}"
+            click.echo(f"{where}{': ' if where else ''}{noted.iloc[0]} (runs: {share})")

@@ -162,7 +162,13 @@ class ClusterWorkers:
         if cores == 0:
             raise ExperimentError(f"--cluster {self._address}: the scheduler has no workers")
         self._cores = cores
-        self._client.register_plugin(_finding_plugin(), name="twinload")
+        try:
+            self._client.register_plugin(_finding_plugin(), name="twinload")
+        except ImportError:
+            self._client.close()
+            raise ExperimentError(
+                f"--cluster {self._address}: its workers cannot import twinload; install it where they run"
+            ) from None
         # Results depend on the job alone; Dask may hand out a task again on its own as often as it likes.
         executor: Executor = self._client.get_executor(pure=False, retries=3)
         return executor

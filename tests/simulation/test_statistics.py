@@ -16,6 +16,7 @@ from simulation.statistics import (
     block_bootstrap_quantiles,
     block_weights,
     compare_paired,
+    compare_pairs,
     holm,
     mean_interval,
     mser5,
@@ -219,6 +220,29 @@ class TestComparison:
         (open_,) = compare_paired(base, {"b": generator.normal(0.2, 1.0, size=10)})
         assert not open_.settled
         assert open_.replications_needed > 10
+
+    @given(st.integers(0, 10_000), st.integers(2, 12), st.sampled_from([0.9, 0.95, 0.999]))
+    def test_what_is_not_settled_needs_more_replications_than_it_has(
+        self, seed: int, n: int, confidence: float
+    ) -> None:
+        sample = np.random.default_rng(seed).normal(0.5, 1.0, size=n)
+        (difference,) = compare_paired(np.zeros(n), {"b": sample}, confidence)
+        assert difference.settled == (difference.replications_needed <= n)
+
+    def test_every_pair_is_compared_within_one_family(self) -> None:
+        generator = np.random.default_rng(2)
+        base = generator.normal(0, 5, size=12)
+        noise = generator.normal(0, 0.1, size=(2, 12))
+        samples = {"a": base, "b": base + 1 + noise[0], "c": base + 3 + noise[1]}
+        pairs = compare_pairs(samples)
+        assert list(pairs) == [("a", "b"), ("a", "c"), ("b", "c")]
+        assert pairs["b", "c"].name == "c - b"
+        assert pairs["b", "c"].interval.contains(2.0)
+        assert all(pair.settled for pair in pairs.values())
+        (alone,) = compare_paired(base, {"b": samples["b"]})
+        assert pairs["a", "b"].interval.half_width > alone.interval.half_width
+        with pytest.raises(ValueError, match="they must be the same ones"):
+            compare_pairs({"a": [1, 2], "b": [1, 2, 3]})
 
     def test_equal_policies_are_never_ranked(self) -> None:
         (same,) = compare_paired([1.0, 2.0, 3.0], {"same": [1.0, 2.0, 3.0]})

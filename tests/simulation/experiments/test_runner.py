@@ -15,13 +15,13 @@ import pandas as pd
 import psutil
 import pytest
 
-from simulation.experiments.errors import ExperimentError, WorkersLost
+from simulation.experiments.errors import WorkersLost
 from simulation.experiments.job import Job, make_job, run_job
 from simulation.experiments.journal import RESULTS_FILE, Journal
 from simulation.experiments.measuring import Row
 from simulation.experiments.runner import JobRunner, Progress
 from simulation.experiments.sweep import sweep
-from simulation.experiments.workers import InlineWorkers, LocalWorkers, choose_workers
+from simulation.experiments.workers import ClusterWorkers, InlineWorkers, LocalWorkers
 from simulation.scenario.errors import ScenarioError
 from tests.simulation.experiments import tools
 
@@ -154,13 +154,9 @@ def test_ctrl_c_keeps_what_is_done_and_resume_goes_on_to_the_same_frame(tmp_path
     ("make", "message"),
     [
         (lambda: LocalWorkers(0), "at least 1"),
-        (lambda: choose_workers(1, "127.0.0.1:1").open(), "cannot connect"),
+        (lambda: ClusterWorkers("127.0.0.1:1", connect_timeout_s=0.5).open(), "cannot connect"),
     ],
 )
 def test_a_place_that_cannot_work_is_refused(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
-
-
-def test_no_cluster_is_an_error_of_the_experiment() -> None:
-    assert issubclass(ExperimentError, ScenarioError)
