@@ -113,26 +113,27 @@ class Budgets:
         task = asyncio.create_task(
             self._ask(key_id, purse, nanousd), name="background:budget reservation"
         )
-        task.add_done_callback(_retrieved)
         try:
             async with asyncio.timeout(self._spec.budget_wait_s):
-                limited = await asyncio.shield(task)
+                reservation = await asyncio.shield(task)
         except TimeoutError:
+            task.add_done_callback(self._unclaimed)
             purse.away_until_s = self._time() + AWAY_S
             return self._without_database(key_id)
         except DatabaseError as error:
             purse.away_until_s = self._time() + AWAY_S
             self._note(error)
             return self._without_database(key_id)
+        except asyncio.CancelledError:
+            task.add_done_callback(self._unclaimed)
+            raise
         self._note(None)
-        if not limited:
-            return Reservation(key_id)
-        if purse.allowance < nanousd:
+        if reservation is None:
             raise BudgetExceeded(
                 f"the budget of key {key_id!r} does not cover this request "
                 f"(up to ${from_nanousd(nanousd):.6f}); raise it, or ask for fewer tokens"
             )
-        return self._take(key_id, purse, nanousd)
+        return reservation
 
     def settle(self, reservation: Reservation, cost_nanousd: int) -> None:
         """The request is over and cost so much: what it did not use is free again."""
@@ -143,19 +144,19 @@ class Budgets:
         kept = 0
         if reservation.hold == purse.hold:
             purse.outstanding -= held
-            if not purse.scarce and self._spec.budget_requests > 1:
+            if self._spec.budget_requests > 1:  # free at once for requests of this process
                 kept = max(0, held - cost_nanousd)
                 purse.allowance += kept
         if held > kept:
             self._writer.release(reservation.hold, reservation.key_id, held - kept)
 
     def housekeeping(self) -> tuple[list[tuple[str, str, int]], list[tuple[str, str]]]:
-        """For the writer, at every cut: allowances that nobody used since the last go back, holds in use are renewed."""
+        """For the writer, at every cut: allowances that nobody used since the last, or that are scarce, go back, holds in use are renewed."""
         now_s = self._time()
         releases: list[tuple[str, str, int]] = []
         renewals: list[tuple[str, str]] = []
         for key_id, purse in list(self._purses.items()):
-            if purse.allowance and not purse.used:
+            if purse.allowance and (purse.scarce or not purse.used):
                 releases.append((purse.hold, key_id, purse.allowance))
                 purse.allowance = 0
             held = purse.allowance + purse.outstanding
@@ -174,34 +175,46 @@ class Budgets:
                 self._writer.release(purse.hold, key_id, purse.allowance)
                 purse.allowance = 0
 
-    async def _ask(self, key_id: str, purse: _Purse, need: int) -> bool:
-        """Ask the database for what the allowance lacks; False for a key without a limit."""
+    async def _ask(self, key_id: str, purse: _Purse, need: int) -> Reservation | None:
+        """Ask the database for what the allowance lacks; None when it refuses."""
         requests = self._spec.budget_requests
         if requests == 1:
             return await self._grant(key_id, purse, need, need)
         async with purse.asking:
-            lacking = need - purse.allowance
-            if lacking <= 0:  # who asked before us got enough for us too
-                return True
-            return await self._grant(key_id, purse, lacking, need * requests)
+            return await self._grant(key_id, purse, need, need * requests)
 
-    async def _grant(self, key_id: str, purse: _Purse, need: int, want: int) -> bool:
+    async def _grant(self, key_id: str, purse: _Purse, need: int, want: int) -> Reservation | None:
         hold = purse.hold
-        try:
-            grant = await self._store.reserve(key_id, hold, need, want, self._spec.hold_s)
-        except DatabaseError as error:
-            if not error.safe_to_repeat:
-                self._abandon(key_id, purse)
-            raise
-        if not grant.budgeted:
-            purse.unlimited_until_s = self._time() + UNLIMITED_S
-            return False
-        if hold != purse.hold:
-            self._writer.release(hold, key_id, grant.nanousd)  # abandoned meanwhile
-            return True
-        purse.allowance += grant.nanousd
-        purse.scarce = grant.nanousd < want
-        return True
+        lacking = need - purse.allowance
+        if lacking > 0:
+            try:
+                grant = await self._store.reserve(key_id, hold, lacking, want, self._spec.hold_s)
+            except DatabaseError as error:
+                if not error.safe_to_repeat:
+                    self._abandon(key_id, purse)
+                raise
+            if not grant.budgeted:
+                purse.unlimited_until_s = self._time() + UNLIMITED_S
+                return Reservation(key_id)
+            if hold != purse.hold:  # abandoned meanwhile: nothing of it is counted any more
+                self._writer.release(hold, key_id, grant.nanousd)
+                return Reservation(key_id) if grant.nanousd else None
+            purse.allowance += grant.nanousd
+            purse.scarce = grant.nanousd < want
+        # At once, in the step in which the grant arrived: who asks next must find what is left.
+        return self._take(key_id, purse, need) if purse.allowance >= need else None
+
+    def _unclaimed(self, task: asyncio.Task[Reservation | None]) -> None:
+        """The asker has left: what its reservation got is free."""
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None:
+            reservation = task.result()
+            if reservation is not None:
+                self.settle(reservation, 0)
+        elif not isinstance(error, DatabaseError):
+            log.error("budgets: a reservation failed", exc_info=error)
 
     def _abandon(self, key_id: str, purse: _Purse) -> None:
         """Nobody knows whether the last reservation was made: go on under another hold, and let the old one end."""
@@ -237,9 +250,3 @@ class Budgets:
                 log.warning("budgets: cannot be checked (%s: %s)", outage, summary(error))
             else:
                 log.warning("budgets: can be checked again")
-
-
-def _retrieved(task: asyncio.Task[bool]) -> None:
-    """An asker that has left does not retrieve the failure; it was no defect."""
-    if not task.cancelled() and not isinstance(task.exception(), DatabaseError | None):
-        log.error("budgets: a reservation failed", exc_info=task.exception())
