@@ -34,6 +34,7 @@ class VirtualEmbedder:
         groups: how many groups there are; a false hit lands in another of them.
         recall: share of pairs of one group that are to be found alike.
         false_hit_rate: share of prompts that are to be taken for one of another group.
+        max_characters: longer texts have no vector, as with a model that would not read their end.
     """
 
     model_id = "virtual"
@@ -48,6 +49,7 @@ class VirtualEmbedder:
         seed: int,
         compute: Compute,
         dimension: int = 64,
+        max_characters: float = math.inf,
     ) -> None:
         if not (0 <= recall <= 1 and 0 <= false_hit_rate <= 1):
             raise ValueError(
@@ -63,11 +65,17 @@ class VirtualEmbedder:
         self._false_hit_rate = false_hit_rate
         self._seed = seed
         self._compute = compute
+        self._max_characters = max_characters
 
     async def embed(self, texts: Sequence[str]) -> Sequence[Vector | None]:
-        for text in texts:
-            await self._compute.use("embed", len(text) / 1024)
-        return [self._vector(*self._group_of(text)) for text in texts]
+        readable = [len(text) <= self._max_characters for text in texts]
+        for text, is_readable in zip(texts, readable, strict=True):
+            if is_readable:
+                await self._compute.use("embed", len(text) / 1024)
+        return [
+            self._vector(*self._group_of(text)) if is_readable else None
+            for text, is_readable in zip(texts, readable, strict=True)
+        ]
 
     def _vector(self, group: int, prompt: int) -> Vector:
         mistaken, at_centre, other, *_ = uniforms(self._seed, _LUCK, prompt)

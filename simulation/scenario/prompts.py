@@ -20,6 +20,7 @@ from simulation.scenario.traces import Ints
 
 __all__ = [
     "BYTES_PER_TOKEN",
+    "prompt_number",
     "prompt_text",
     "request_body",
     "request_size_bytes",
@@ -40,6 +41,11 @@ _POWERS_OF_TEN: Final = 10 ** np.arange(1, 19, dtype=np.int64)
 def prompt_text(prompt_id: int, tokens: int) -> str:
     """The text of a prompt: begins with its id, about four bytes a token, the same for the same arguments."""
     return _text("prompt", prompt_id, tokens)
+
+
+def prompt_number(text: str) -> int:
+    """The id of the prompt whose `prompt_text` this is. Raises ValueError for any other text."""
+    return int(text.removeprefix("prompt ").partition(":")[0])
 
 
 def _text(what: str, number: int, tokens: int) -> str:

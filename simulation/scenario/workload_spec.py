@@ -25,12 +25,15 @@ class ZipfPrompts(Spec):
     """`prompts` different prompts, the i-th most popular asked in proportion to i^-exponent (Zipf).
 
     `share`: the fraction of requests that ask one of these; the others are distinct. A cache hits at most on `share`.
+    `paraphrases`: so many neighbours in that list mean the same, which matters to a cache by meaning in virtual time alone:
+    live, their texts are not written as paraphrases.
     """
 
     kind: Literal["zipf"] = "zipf"
     exponent: Annotated[float, Field(ge=0, le=10)] = 1.0
     prompts: Annotated[int, Field(ge=1, le=10_000_000)]
     share: Fraction = 1.0
+    paraphrases: Annotated[int, Field(ge=1, le=1000)] = 1
 
 
 PromptPopularity = Annotated[DistinctPrompts | ZipfPrompts, Field(discriminator="kind")]
