@@ -135,7 +135,7 @@ class Admission:
         if attempt.sequence is not None and attempt.limits is not None:
             bucket = attempt.limits.output_tokens
             if bucket is not None:
-                bucket.take(attempt.tokens_out, now)
+                bucket.redeem(attempt.output_tokens, attempt.tokens_out, now)
 
     def _plan(self, attempt: Attempt, split: CacheSplit, line: Line) -> None:
         """Fix the course of an admitted call, and book what follows from it."""
@@ -146,6 +146,8 @@ class Admission:
                 counts.total - counts.read, max(1, attempt.output_tokens)
             )
             readable_s = now
+            if attempt.limits is not None and attempt.limits.output_tokens is not None:
+                attempt.limits.output_tokens.claim(attempt.output_tokens, now)
         else:
             first_s, last_s = line.timing.draw(
                 attempt.luck, counts.total - counts.read, counts.read, attempt.output_tokens
@@ -171,7 +173,7 @@ class Admission:
             bucket.take(attempt.output_tokens, attempt.arrived_s)
             return
         attempt.flow = Flow(attempt.first_s, attempt.last_s, attempt.output_tokens / duration_s)
-        bucket.drain(attempt.flow)
+        bucket.drain(attempt.flow, attempt.arrived_s)
 
     def _cache_split(
         self,

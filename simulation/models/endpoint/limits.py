@@ -40,22 +40,36 @@ class Flow(msgspec.Struct, frozen=True):
     ends_s: float
     rate_per_s: float
 
+    def tokens(self, since_s: float) -> float:
+        """What flows from `since_s`, an instant of the flow, to its end."""
+        return (self.ends_s - since_s) * self.rate_per_s
+
 
 class TokenBucket:
     """A bucket that refills at a constant rate and may go into debt.
 
     A request is admitted when the bucket holds its cost, or is full (one larger than the bucket could never pass
-    otherwise). Output flows out while it is produced: `drain` schedules a linear outflow.
+    otherwise). Output is taken while it is produced: `drain` schedules a linear outflow. What admitted answers have yet
+    to produce counts as available to newcomers, but not as full: the bucket overflows only by what nobody has a claim
+    to. Otherwise a bucket smaller than the time to the first token would lose its refill while the answers that it
+    admitted are on their way, and pass less than its limit however much is offered.
     """
 
     def __init__(self, per_minute: float, burst_s: float, now: float) -> None:
         self.per_minute = per_minute
         self._rate = per_minute / 60.0
         self._capacity = max(1.0, self._rate * burst_s)
-        self._level = self._capacity
+        self._unclaimed = (
+            self._capacity
+        )  # the level without what is claimed; negative: claimed ahead of the refill
+        self._claimed = 0.0  # admitted, and yet to flow out
         self._updated_s = now
         self._outflow = 0.0
         self._changes: list[tuple[float, float]] = []  # (instant, change of the outflow), a heap
+
+    @property
+    def _level(self) -> float:
+        return self._unclaimed + self._claimed
 
     def _advance(self, now: float) -> None:
         changes = self._changes
@@ -69,38 +83,59 @@ class TokenBucket:
     def _flow_until(self, instant: float) -> None:
         elapsed = instant - self._updated_s
         if elapsed > 0:
-            level = self._level + (self._rate - self._outflow) * elapsed
-            self._level = min(level, self._capacity)
+            self._unclaimed = min(self._unclaimed + self._rate * elapsed, self._capacity)
+            self._claimed -= self._outflow * elapsed
             self._updated_s = instant
 
     def wait_s(self, cost: float, now: float) -> float:
-        """Seconds until `cost` would be admitted if nobody else came; 0.0: now."""
+        """Seconds until `cost` is surely admitted if nobody else comes; 0.0: now."""
         self._advance(now)
-        missing = min(cost, self._capacity) - self._level
-        return 0.0 if missing <= _EPSILON * self._capacity else missing / self._rate
+        wanted = min(cost, self._capacity)
+        if wanted - self._level <= _EPSILON * self._capacity:
+            return 0.0
+        # Claims only flow out: what is unclaimed by then is there.
+        return (wanted - self._unclaimed) / self._rate
 
     def take(self, cost: float, now: float) -> None:
         """Take `cost`, into debt if need be; a negative cost is given back."""
         self._advance(now)
-        self._level = min(self._level - cost, self._capacity)
+        self._unclaimed = min(self._unclaimed - cost, self._capacity)
 
-    def drain(self, flow: Flow) -> None:
-        """Let `flow` out; a flow of no duration leaves at once."""
+    def claim(self, tokens: float, now: float) -> None:
+        """Admit an answer of `tokens` whose course is not known; `redeem` ends the claim."""
+        self._advance(now)
+        self._unclaimed -= tokens
+        self._claimed += tokens
+
+    def redeem(self, tokens: float, produced: float, now: float) -> None:
+        """End a claim of `tokens`, of which `produced` were taken."""
+        self._advance(now)
+        self._claimed -= tokens
+        self._unclaimed = min(self._unclaimed + tokens - produced, self._capacity)
+
+    def drain(self, flow: Flow, now: float) -> None:
+        """Let `flow` out, which begins now or later."""
+        self.claim(flow.tokens(flow.begins_s), now)
         heapq.heappush(self._changes, (flow.begins_s, flow.rate_per_s))
         heapq.heappush(self._changes, (flow.ends_s, -flow.rate_per_s))
 
     def stop(self, flow: Flow, now: float) -> None:
-        """End `flow` early."""
-        if now < flow.ends_s:
-            heapq.heappush(self._changes, (max(now, flow.begins_s), -flow.rate_per_s))
-            heapq.heappush(self._changes, (flow.ends_s, flow.rate_per_s))
+        """End `flow` early: what has not flowed out is claimed no more."""
+        if now >= flow.ends_s:
+            return
+        stopped_s = max(now, flow.begins_s)
+        self.redeem(flow.tokens(stopped_s), 0.0, now)
+        heapq.heappush(self._changes, (stopped_s, -flow.rate_per_s))
+        heapq.heappush(self._changes, (flow.ends_s, flow.rate_per_s))
 
     def state(self, now: float) -> BucketState:
         """The bucket as headers show it; what is left is scaled from the burst to the minute's allowance."""
         self._advance(now)
-        left = max(0.0, self._level) / self._capacity
+        left = min(max(0.0, self._level) / self._capacity, 1.0)
         return BucketState(
-            self.per_minute, self.per_minute * left, (self._capacity - self._level) / self._rate
+            self.per_minute,
+            self.per_minute * left,
+            (self._capacity - self._unclaimed) / self._rate,
         )
 
 
