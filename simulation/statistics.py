@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special  # scipy.stats has the same, and takes half a second to import
 
 __all__ = [
     "BatchMeans",
@@ -115,6 +115,11 @@ def _floats(sample: npt.ArrayLike, at_least: int, what: str) -> Floats:
     return values
 
 
+def _t_quantile(confidence: float, n: int) -> float:
+    """Of Student's t for `n` values: what a two-sided interval takes times the standard error."""
+    return float(special.stdtrit(n - 1, (1 + confidence) / 2))
+
+
 def _check_fraction(value: float, name: str) -> None:
     if not 0 < value < 1:
         raise ValueError(f"{name} must lie between 0 and 1, found {value}")
@@ -136,12 +141,11 @@ def quantile_interval(sample: npt.ArrayLike, p: float, confidence: float = 0.95)
     _check_fraction(p, "the quantile")
     _check_fraction(confidence, "the confidence")
     n, tail = values.size, (1 - confidence) / 2
+    at_most = special.bdtr(np.arange(n + 1, dtype=np.float64), n, p)  # P(Binomial(n, p) <= k)
     # P(X_(r) > q) = P(Binomial <= r-1): the largest rank r for which this is at most `tail` bounds from below.
-    low_rank = int(stats.binom.ppf(tail, n, p))
-    if stats.binom.cdf(low_rank, n, p) <= tail:
-        low_rank += 1
+    low_rank = int(np.searchsorted(at_most, tail, side="right"))
     # P(X_(s) < q) <= P(Binomial >= s): the smallest rank s for which this is at most `tail` bounds from above.
-    high_rank = int(stats.binom.ppf(1 - tail, n, p)) + 1
+    high_rank = int(np.searchsorted(at_most, 1 - tail, side="left")) + 1
     low = float(values[low_rank - 1]) if low_rank >= 1 else -math.inf
     high = float(values[high_rank - 1]) if high_rank <= n else math.inf
     return Interval(quantile(values, p), low, high, confidence)
@@ -153,7 +157,7 @@ def mean_interval(sample: npt.ArrayLike, confidence: float = 0.95) -> Interval:
     _check_fraction(confidence, "the confidence")
     mean = float(values.mean())
     error = float(values.std(ddof=1)) / math.sqrt(values.size)
-    half = float(stats.t.ppf((1 + confidence) / 2, values.size - 1)) * error
+    half = _t_quantile(confidence, values.size) * error
     return Interval(mean, mean - half, mean + half, confidence)
 
 
@@ -286,7 +290,7 @@ def _paired_p_value(differences: Floats) -> float:
     error = float(differences.std(ddof=1)) / math.sqrt(differences.size)
     if error == 0:
         return 1.0 if mean == 0 else 0.0
-    return float(2 * stats.t.sf(abs(mean) / error, differences.size - 1))
+    return float(2 * special.stdtr(differences.size - 1, -abs(mean) / error))
 
 
 def _to_settle(differences: Floats, confidence: float) -> int:
@@ -296,7 +300,7 @@ def _to_settle(differences: Floats, confidence: float) -> int:
         return differences.size
 
     def excludes_zero(n: int) -> bool:
-        return float(stats.t.ppf((1 + confidence) / 2, n - 1)) * spread < mean * math.sqrt(n)
+        return _t_quantile(confidence, n) * spread < mean * math.sqrt(n)
 
     # The half-width falls with n: double until it is small enough, then halve the stretch.
     enough = 2
