@@ -19,21 +19,14 @@ import msgspec
 import yaml
 from pydantic import ValidationError
 
-from loadtests.mock.app import MockApp
 from loadtests.mock.attempt_log import AttemptLog
-from loadtests.mock.batches import BatchRoutes
-from loadtests.mock.catalog import ModelRoutes
+from loadtests.mock.build import build_mock_app
 from loadtests.mock.keys import KeyFileError, Keys, load_keys
-from loadtests.mock.lag import LoopLag
-from loadtests.mock.messages import MessagesRoutes
-from loadtests.mock.metrics import MockMetrics
 from loadtests.mock.protocol import MockProtocol
-from loadtests.mock.validity import Punctuality, Verdict
 from reference_impl.live.loop import run_live
 from reference_impl.live.serving import announce, serving, stop_on_signals
 from reference_impl.prices import PriceError, PriceTable, load_prices
 from reference_impl.process_config import ConfigError
-from simulation.models.llm_endpoint import AttemptRecord, LLMEndpoint
 from simulation.scenario.endpoint import (
     LIMIT_TIERS,
     EndpointProfile,
@@ -64,53 +57,29 @@ async def serve(options: MockOptions) -> None:
     """Serve until SIGTERM or SIGINT. Raises ConfigError when the port cannot be used."""
     stop = stop_on_signals()
     log = None if options.log is None else AttemptLog(options.log)
-    write = None if log is None else log.write
-    answers = Punctuality()
-
-    def observe(record: AttemptRecord) -> None:
-        answers.observe(record)
-        if write is not None:
-            write(record)
-
-    endpoint = LLMEndpoint(options.profile, options.seed, prices=options.prices, observer=observe)
-    endpoint.prepare()
-    messages = MessagesRoutes(
-        endpoint, allow_faults=options.allow_fault_header, wall_clock=time.time, log=write
-    )
-    batches = BatchRoutes(
-        endpoint,
+    mock = build_mock_app(
+        options.profile,
+        options.seed,
         wall_clock=time.time,
-        next_id=messages.next_untagged,
-        concurrency=options.batch_concurrency,
+        prices=options.prices,
+        keys=options.keys,
+        log=None if log is None else log.write,
+        allow_faults=options.allow_fault_header,
+        batch_concurrency=options.batch_concurrency,
     )
-    lag = LoopLag()
-
-    def verdicts() -> dict[str, Verdict]:
-        found = {"answers": answers.verdict()}
-        if endpoint.engine_statistics():
-            found["event_loop"] = lag.punctuality.verdict()
-        return found
-
-    app = MockApp(
-        options.keys,
-        messages,
-        ModelRoutes(options.prices, options.profile.models),
-        batches,
-        MockMetrics(endpoint, lag.worst_s, verdicts),
-    )
-    watching = asyncio.create_task(lag.watch(), name="background:lag")
+    watching = asyncio.create_task(mock.lag.watch(), name="background:lag")
     # What exists now lives as long as the process: the collector need not look at it again.
     gc.collect()
     gc.freeze()
     try:
-        async with serving(app, options.port, http=MockProtocol, keep_alive_s=600.0) as url:
+        async with serving(mock.app, options.port, http=MockProtocol, keep_alive_s=600.0) as url:
             announce(url)
             await stop.wait()
-            app.stop()
-            await batches.aclose()
+            mock.app.stop()
+            await mock.batches.aclose()
     finally:
         watching.cancel()
-        for verdict in verdicts().values():
+        for verdict in mock.verdicts().values():
             if not verdict.valid:
                 logger.warning("%s", verdict.reason)
         if log is not None:

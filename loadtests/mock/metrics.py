@@ -22,7 +22,7 @@ class MockMetrics:
         self,
         endpoint: LLMEndpoint,
         lag_s: Callable[[], float],
-        verdicts: Callable[[], dict[str, Verdict]] = dict,
+        verdicts: Callable[[], dict[str, Verdict]],
     ) -> None:
         self._endpoint = endpoint
         self._lag_s = lag_s
