@@ -203,8 +203,8 @@ class SimulationLoop(NoOutsideWorld):
     def until(self, when: float) -> "asyncio.Future[None]":
         """A future that is done at an instant, at once if it is past: `await loop.until(when)`.
 
-        What `asyncio.sleep` does, at a third of its cost: the future itself waits in the queue, so
-        there is neither a timer nor a coroutine. To give it up, cancel it, as a task that awaits
+        What `asyncio.sleep` does, at two thirds of its cost: the future itself waits in the queue,
+        so there is neither a timer nor a coroutine. To give it up, cancel it, as a task that awaits
         it does when it is cancelled itself; its entry stays in the queue until it is due, or until
         cancelled timers are dropped. So it is for waits that are seldom given up.
         """
