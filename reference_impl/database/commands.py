@@ -1,0 +1,222 @@
+"""`twinload ledger` and `twinload db advise`. Errors are ClickExceptions in one line."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from reference_impl.database.aggregates import export_parquet, total
+from reference_impl.database.connect import DSN_VARIABLE, store_of_dsn
+from reference_impl.database.entries import from_nanousd
+from reference_impl.database.errors import DatabaseError
+from reference_impl.database.port import GROUPS, Group, LedgerStore, Spend
+from reference_impl.deployment import DatabaseSpec
+
+__all__ = ["db", "ledger"]
+
+T = TypeVar("T")
+
+_dsn = click.option(
+    "--database",
+    "dsn",
+    envvar=DSN_VARIABLE,
+    required=True,
+    metavar="DSN",
+    help=f"postgresql://... or the path of a SQLite file; better in {DSN_VARIABLE}, where no process list shows it.",
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    try:
+        return asyncio.run(work)
+    except (DatabaseError, FileExistsError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+@click.command()
+@_dsn
+@click.option("--by", "group", type=click.Choice(GROUPS), default="key", show_default=True)
+@click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="Only from this day (UTC) on.")
+@click.option("--export", type=click.Path(path_type=Path), help="Write the rows to a Parquet file.")
+@_json
+def ledger(
+    dsn: str, group: Group, since: datetime | None, export: Path | None, as_json: bool
+) -> None:
+    """Show what was spent, what the cache saved and what failures wasted."""
+    since_s = 0.0 if since is None else since.replace(tzinfo=UTC).timestamp()
+
+    async def read(store: LedgerStore) -> tuple[list[Spend], int | None]:
+        rows = await store.spend(group, since_s=since_s)
+        exported = None
+        if export is not None:
+            exported = await export_parquet(store.entries(since_s=since_s), export)
+        return rows, exported
+
+    rows, exported = _run(_with_store(dsn, read))
+    if as_json:
+        document = {
+            "by": group,
+            "rows": [_readable(row) for row in rows],
+            "total": _readable(total(rows)),
+            "exported_rows": exported,
+        }
+        click.echo(msgspec.json.format(msgspec.json.encode(document)))
+        return
+    table = Table(title=f"Spend by {group}")
+    for heading in (
+        group,
+        "requests",
+        "input",
+        "cached",
+        "output",
+        "cost $",
+        "saved $",
+        "wasted $",
+        "hits",
+        "retries",
+    ):
+        table.add_column(heading, justify="left" if heading == group else "right")
+    for row in (*rows, total(rows)):
+        table.add_row(
+            row.group or "(none)",
+            *(
+                f"{n:,}"
+                for n in (row.requests, row.input_tokens, row.cached_tokens, row.output_tokens)
+            ),
+            *(
+                f"{from_nanousd(n):.4f}"
+                for n in (row.cost_nanousd, row.saved_nanousd, row.wasted_nanousd)
+            ),
+            f"{row.cache_hits:,}",
+            f"{row.retries:,}",
+        )
+    Console().print(table)
+    if exported is not None:
+        click.echo(f"{exported:,} rows written to {export}")
+
+
+@click.group()
+def db() -> None:
+    """Look after the database."""
+
+
+@db.command()
+@_dsn
+@click.option(
+    "--measure",
+    is_flag=True,
+    help="Build each proposed index in a transaction, time it, roll back. Locks tables.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 5000),
+    default=100,
+    show_default=True,
+    help="Statements looked at.",
+)
+@click.option(
+    "--pool-size",
+    type=click.IntRange(1),
+    help="Judge a pool of this size (with --rate and --hold).",
+)
+@click.option(
+    "--rate",
+    "rate_per_s",
+    type=click.FloatRange(0),
+    help="Times per second that a connection is asked for.",
+)
+@click.option(
+    "--hold", "hold_s", type=click.FloatRange(0), help="Seconds that one is kept, on average."
+)
+@_json
+def advise(
+    dsn: str,
+    measure: bool,
+    limit: int,
+    pool_size: int | None,
+    rate_per_s: float | None,
+    hold_s: float | None,
+    as_json: bool,
+) -> None:
+    """Propose indexes and batches, and find indexes that only cost. Changes nothing."""
+    from reference_impl.database.advisor import advise as find
+    from reference_impl.database.pool import ConnectionPool
+
+    given = [option is not None for option in (pool_size, rate_per_s, hold_s)]
+    if any(given) and not all(given):
+        raise click.UsageError("--pool-size, --rate and --hold belong together")
+    if not dsn.startswith(("postgresql://", "postgres://")):
+        raise click.UsageError(
+            "db advise reads PostgreSQL's statistics; the DSN must be postgresql://..."
+        )
+
+    async def look() -> Any:
+        pool = ConnectionPool(dsn, 1, 2, statement_timeout_s=600)
+        await pool.initialize()
+        try:
+            return await find(
+                pool,
+                measure=measure,
+                limit=limit,
+                pool_size=pool_size,
+                rate_per_s=rate_per_s,
+                hold_s=hold_s,
+            )
+        finally:
+            await pool.close()
+
+    advice = _run(look())
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(advice)))
+        return
+    click.echo(
+        f"{advice.statements} statements looked at, {advice.unplanned} could not be planned."
+    )
+    for index in advice.indexes:
+        gain = f"{index.estimated_gain:,.0f} times cheaper ({index.source})"
+        if index.measured_gain is not None:
+            gain += f", measured {index.measured_gain:,.1f} times faster ({index.before_ms:.2f} -> {index.after_ms:.2f} ms)"
+        click.echo(f"\nadd an index: {gain}{'; ' + index.note if index.note else ''}")
+        click.echo(f"  {index.sql}\n  for: {index.query[:160]} ({index.calls:,} calls)")
+    for statement in advice.batches:
+        click.echo(
+            f"\nbatch: {statement.advice}\n  {statement.query[:160]} ({statement.calls:,} calls)"
+        )
+    for surplus in advice.surplus:
+        click.echo(
+            f"\ndrop {surplus.index} of {surplus.table} ({surplus.size_bytes:,} bytes)? {surplus.reason} {surplus.other}"
+        )
+    if advice.pool is not None:
+        verdict = advice.pool
+        click.echo(
+            f"\npool of {verdict.size}: {verdict.verdict}; {verdict.in_use:.1f} in use on average, "
+            f"{verdict.needed} needed, mean wait {verdict.wait_s * 1000:.1f} ms"
+        )
+
+
+async def _with_store(dsn: str, work: Callable[[LedgerStore], Awaitable[T]]) -> T:
+    store = store_of_dsn(dsn, DatabaseSpec(min_size=1, max_size=2))
+    try:
+        await store.open()
+        return await work(store)
+    finally:
+        await store.aclose()
+
+
+def _readable(row: Spend) -> dict[str, object]:
+    """A row with dollars in place of nano-dollars."""
+    return {
+        (name.removesuffix("_nanousd") + "_usd" if name.endswith("_nanousd") else name): (
+            from_nanousd(value) if name.endswith("_nanousd") else value
+        )
+        for name, value in msgspec.structs.asdict(row).items()
+    }
