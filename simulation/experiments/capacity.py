@@ -168,6 +168,14 @@ class _Bench:
     def variant(self, value: float) -> Scenario:
         return override(self.scenario, {self.path: int(value) if self.whole else value})
 
+    def default_bounds(self, guess: float) -> tuple[float, float]:
+        """Nobody means a thousandth of what stands there, or a thousand times as much."""
+        if self.whole:
+            return 1.0, max(100.0, 100 * guess)
+        # A load of less than 20 requests a run says nothing.
+        least = 20 / self.scenario.horizon_s if self.path == RATE else 0.0
+        return min(guess, max(guess / 1000, least)), guess * 1000
+
     def frame(self) -> pd.DataFrame:
         return frame_of(self._labels, self._rows)
 
@@ -255,9 +263,7 @@ class _Search:
     def run(self, guess: float, precision: float) -> tuple[float, float | None]:
         """The hardest value that meets, and an adjacent one that was not shown to (None at the search's bound)."""
         if self._bounds is None:
-            # Nobody means a thousandth of what stands there, or a thousand times as much.
-            low, high = guess / 1000, guess * 1000
-            self._bounds = (1.0, max(100.0, 100 * guess)) if self._bench.whole else (low, high)
+            self._bounds = self._bench.default_bounds(guess)
         value = self._within(guess)
         if self._meets(value):
             good, bad = self._climb(value)
@@ -294,9 +300,9 @@ class _Search:
             seen.append(self._bench.try_(easier))
             if _same_floor(seen):
                 break
-        path, last = self._bench.path, seen[-1]
+        nearest = min(seen, key=lambda trial: trial.tightest)
         raise ExperimentError(
-            f"{path}: no value keeps every promise; at {last.value:g}, {last.reason}"
+            f"{self._bench.path}: no value keeps every promise; at {nearest.value:g}, {nearest.reason}"
             + (", and going on changes nothing" if _same_floor(seen) else "")
         )
 

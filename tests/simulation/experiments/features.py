@@ -45,6 +45,15 @@ FEATURES: dict[str, tuple[str, dict[str, object]]] = {
             "deployment.instances.initial": 3,
         },
     ),
+    "a shared cache that goes away": (
+        "demo",
+        {
+            "horizon_s": 20,
+            "deployment.cache.shared": "redis",
+            "deployment.cache.l1_ttl_s": 1,
+            "faults": [{"kind": "redis_outage", "at_s": 5, "duration_s": 5, "outage": "hanging"}],
+        },
+    ),
     "a self-hosted engine": (
         "chat",
         {"horizon_s": 15, "endpoint": "vllm-h100", "workload.arrivals.rate_per_s": 10},

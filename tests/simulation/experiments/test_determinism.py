@@ -14,6 +14,7 @@ from simulation.experiments.job import make_job, run_job
 from simulation.experiments.runner import JobRunner
 from simulation.experiments.workers import LocalWorkers
 from tests.simulation.experiments.features import FEATURES, digest, scenario
+from tests.simulation.runs import play
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -69,3 +70,5 @@ def test_the_features_are_really_used() -> None:
     assert all(float(rows[feature]["error_rate"] or 0) > 0 for feature in failing)
     assert float(rows["every component"]["cache_hit_ratio"] or 0) > 0
     assert float(rows["bursts, rate limits, retries"]["attempts_mean"] or 0) > 1
+    for feature in ("faults of endpoint and links", "a shared cache that goes away"):
+        assert "fault" in {event.kind for event in play(scenario(feature)).events}

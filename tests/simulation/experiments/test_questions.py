@@ -200,6 +200,13 @@ def test_a_promise_that_no_configuration_keeps_is_said_and_not_searched_for_ever
         capacity(scenario, runner, path=INSTANCES, goal="fewest")
 
 
+def test_a_promise_that_no_load_keeps_is_told_with_the_nearest_miss(runner: JobRunner) -> None:
+    with pytest.raises(
+        ExperimentError, match=r"no value keeps every promise; at .* answer: [12]\.\d+ s"
+    ):
+        capacity(small(slos=promise(0.5), horizon_s=200), runner)
+
+
 @pytest.mark.parametrize(
     ("overrides", "arguments", "message"),
     [
