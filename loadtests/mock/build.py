@@ -22,9 +22,10 @@ __all__ = ["MockParts", "build_mock_app"]
 
 
 class MockParts(msgspec.Struct, frozen=True):
-    """The application, and what its server looks after: `lag` to be watched, `batches` to be closed at the end."""
+    """The application, what it serves, and what its server looks after: `lag` is to be watched, `batches` to be closed."""
 
     app: MockApp
+    endpoint: LLMEndpoint
     batches: BatchRoutes
     lag: LoopLag
     verdicts: Callable[[], dict[str, Verdict]]
@@ -82,4 +83,4 @@ def build_mock_app(
         batches,
         MockMetrics(endpoint, lag.worst_s, verdicts),
     )
-    return MockParts(app, batches, lag, verdicts)
+    return MockParts(app, endpoint, batches, lag, verdicts)

@@ -14,12 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import pytest
 
-from loadtests.mock.app import MockApp
-from loadtests.mock.batches import BatchRoutes
-from loadtests.mock.catalog import ModelRoutes
-from loadtests.mock.keys import Keys
-from loadtests.mock.messages import MessagesRoutes
-from loadtests.mock.metrics import MockMetrics
+from loadtests.mock.build import build_mock_app
 from loadtests.mock.protocol import MockProtocol
 from reference_impl.errors import (
     ConnectionFailed,
@@ -37,7 +32,6 @@ from reference_impl.llm.port import MessagesPort
 from reference_impl.llm.sdk import SdkMessages
 from reference_impl.llm.sse import split_events
 from reference_impl.messages import Call, Chunk, Completion
-from reference_impl.prices import load_prices
 from simulation.kernel import run as run_virtual
 from simulation.models.llm_endpoint import LLMEndpoint
 from simulation.scenario.endpoint import EndpointProfile
@@ -82,15 +76,15 @@ def live(make_port: Callable[[str], MessagesPort]) -> Opener:
     return opened
 
 
-def endpoint_of(behaviour: Behaviour, *, speedup: float) -> LLMEndpoint:
-    """The endpoint model: the first token after 1 s, then 30 tokens in 3 s, all divided by `speedup`."""
+def profile_of(behaviour: Behaviour, *, speedup: float) -> EndpointProfile:
+    """The endpoint: the first token after 1 s, then 30 tokens in 3 s, all divided by `speedup`."""
     faults = [] if behaviour == "answer" else [{"kind": behaviour, "probability": 1.0}]
     service = {
         "kind": "provider",
         "ttft_s": {"kind": "constant", "value": 1.0},
         "tokens_per_s": {"kind": "constant", "value": 10.0},
     }
-    profile = EndpointProfile.model_validate(
+    return EndpointProfile.model_validate(
         {
             "service": service,
             "output_tokens": {"kind": "constant", "value": 30},
@@ -98,13 +92,12 @@ def endpoint_of(behaviour: Behaviour, *, speedup: float) -> LLMEndpoint:
             "speedup": speedup,
         }
     )
-    return LLMEndpoint(profile, seed=1)
 
 
 @asynccontextmanager
 async def model(behaviour: Behaviour) -> AsyncIterator[Opened]:
     """A subject in process."""
-    endpoint = endpoint_of(behaviour, speedup=1.0)
+    endpoint = LLMEndpoint(profile_of(behaviour, speedup=1.0), 1)
 
     async def idle() -> None:
         assert endpoint.statistics().in_flight == 0
@@ -117,28 +110,23 @@ def mocked(make_port: Callable[[str], MessagesPort]) -> Opener:
 
     @asynccontextmanager
     async def opened(behaviour: Behaviour) -> AsyncIterator[Opened]:
-        endpoint = endpoint_of(behaviour, speedup=100.0)
-        messages = MessagesRoutes(endpoint, allow_faults=False, wall_clock=time.time, log=None)
-        batches = BatchRoutes(
-            endpoint, wall_clock=time.time, next_id=messages.next_untagged, concurrency=1
-        )
-        prices = load_prices()
-        metrics = MockMetrics(endpoint, lambda: 0.0)
-        app = MockApp(Keys(), messages, ModelRoutes(prices, ()), batches, metrics)
+        profile = profile_of(behaviour, speedup=100.0)
+        mock = build_mock_app(profile, 1, wall_clock=time.time)
+        statistics = mock.endpoint.statistics
 
         async def idle() -> None:
             # The server learns of a lost client from its socket; there is nothing to wait on but the count.
-            while endpoint.statistics().in_flight:
+            while statistics().in_flight:
                 await asyncio.sleep(0.001)
 
-        async with http_serving(app, 0, http=MockProtocol) as url:
+        async with http_serving(mock.app, 0, http=MockProtocol) as url:
             port = make_port(url)
             try:
-                yield Opened(port, idle, lambda: endpoint.statistics().in_flight)
+                yield Opened(port, idle, lambda: statistics().in_flight)
             finally:
                 await port.aclose()
-                app.stop()
-                await batches.aclose()
+                mock.app.stop()
+                await mock.batches.aclose()
 
     return opened
 
