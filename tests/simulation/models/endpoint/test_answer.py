@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import jsonschema  # type: ignore[import-untyped]  # comes with nbformat
+import jsonschema
 import msgspec
 import pytest
 
