@@ -26,6 +26,7 @@ class ProcessConfig(BaseModel):
         port: 0 takes a free one.
         forward_tags: pass `x-twinload-request` on to the endpoint. Only for mocks.
         tenants: API key -> tenant of the gateway's clients; empty accepts everybody.
+        ledger_dir: where the ledger's spill files are, and its SQLite file unless TWINLOAD_DATABASE names one; None: `run_dir`.
         control_url, control_token: where an instance sends its heartbeats, and the proof that it may.
     """
 
@@ -39,6 +40,7 @@ class ProcessConfig(BaseModel):
     forward_tags: bool = False
     tenants: dict[str, str] = {}
     sample_interval_s: float = Field(1.0, gt=0)
+    ledger_dir: Path | None = None
     control_url: str = ""
     control_token: str = ""
 
