@@ -4,8 +4,6 @@ A benchmark is a module here that knows the option `--json` and then prints one 
 the result is one JSON object with theirs by name, or the last line of what a failed one said under `errors`.
 """
 
-# ruff: noqa: T201 - a script that prints its result
-
 from __future__ import annotations
 
 import json

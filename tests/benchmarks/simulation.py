@@ -15,8 +15,6 @@ five runs (`--quick`: of one small run, which proves no more than that the bench
 - `--hour` adds an hour of 100 requests/s: `hour_requests`, `hour_cpu_s` (one run).
 """
 
-# ruff: noqa: T201 - a script that prints its result
-
 from __future__ import annotations
 
 import argparse

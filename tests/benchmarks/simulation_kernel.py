@@ -7,8 +7,6 @@ Pairs of runs alternate within one process and the medians are told.
     PYTHONPATH=. python tests/benchmarks/simulation_kernel.py [pairs] [requests]
 """
 
-# ruff: noqa: T201 - a script that prints its result
-
 import asyncio
 import gc
 import statistics
