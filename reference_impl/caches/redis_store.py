@@ -9,8 +9,8 @@ instead of GET and PTTL. One server with its replicas: keys of one operation do 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import msgspec
@@ -115,7 +115,7 @@ class RedisStore:
                 await self._learn_clock()
             stored = await self._reads.ask(f"{self._space}:v:{key}")
         except (RedisError, OSError, TimeoutError) as error:
-            raise self._unavailable(error) from error
+            raise await self._unavailable(error) from error
         if stored is None:
             return None
         try:
@@ -280,19 +280,23 @@ class RedisStore:
         values: Sequence[bytes | None] = await self._reader.read_response()
         return values
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def _translated(self) -> AsyncIterator[None]:
         """The driver's errors as StoreUnavailable."""
         try:
             yield
         except (RedisError, OSError, TimeoutError) as error:
-            raise self._unavailable(error) from error
+            raise await self._unavailable(error) from error
 
-    def _unavailable(self, error: Exception) -> StoreUnavailable:
+    async def _unavailable(self, error: Exception) -> StoreUnavailable:
         """What was believed about the server's clock ends with the connection: another may have taken its place."""
         if isinstance(error, ResponseError):
             return StoreRefused(f"the server refused: {error}")
         self._clock_valid_until_s = -1.0
+        # The idle connections broke with this one. redis-py notices that only by failing a question on each of them, and
+        # after an outage these would be the breaker's probes.
+        with contextlib.suppress(RedisError, OSError):
+            await self._client.connection_pool.disconnect(inuse_connections=False)
         return StoreUnavailable(f"{type(error).__name__}: {error}")
 
 

@@ -134,3 +134,27 @@ def test_a_port_where_nothing_listens_is_unavailable() -> None:
         await store.aclose()
 
     asyncio.run(main())
+
+
+def test_after_a_restart_of_the_server_no_question_meets_an_old_connection() -> None:
+    """They broke together, and each would fail one probe of a breaker that doubles its opening for it."""
+
+    async def main() -> None:
+        with ValkeyProcess() as server:
+            store = RedisStore(server.url)
+
+            async def questions() -> list[bool | BaseException]:
+                return await asyncio.gather(
+                    *(store.take_lease(f"k{n}", "token", 5.0) for n in range(8)),
+                    return_exceptions=True,
+                )
+
+            assert await questions() == [True] * 8
+            server.kill()
+            with pytest.raises(StoreUnavailable):
+                await store.take_lease("k", "token", 5.0)
+            server.start()
+            assert await questions() == [True] * 8
+            await store.aclose()
+
+    asyncio.run(main())
