@@ -97,11 +97,14 @@ async def _play_body(
     until: float = math.inf,
 ) -> Completion:
     """Play a call with a body: real events at the pace of their tokens, up to the chunk that `until` tokens reach."""
-    pace = Pace(attempt, loop)
     if emit is None:
-        await pace.reach(attempt.output_tokens)
+        if attempt.sequence is None:
+            await sleep_until(loop, attempt.last_s)
+        else:
+            await Pace(attempt, loop).reach(attempt.output_tokens)
         attempt.tokens_out = attempt.output_tokens
         return _completion(attempt, streamed=False)
+    pace = Pace(attempt, loop)
     chunks = stream_chunks(
         attempt.message_id, attempt.call.model, answer, attempt.counts, attempt.chunk_tokens
     )
