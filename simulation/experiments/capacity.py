@@ -22,6 +22,7 @@ from simulation.experiments.job import DEFAULT_MAX_EVENTS, WarmUpRule, make_job
 from simulation.experiments.measuring import Row, number_of, slo_column
 from simulation.experiments.points import field_value, seeds
 from simulation.experiments.runner import JobRunner
+from simulation.scenario.errors import ScenarioError
 from simulation.scenario.schema import SLO, Scenario
 from simulation.scenario.spec import override
 from simulation.statistics import mean_interval
@@ -118,8 +119,8 @@ def capacity(
         )
     if between is not None and not 0 < between[0] < between[1]:
         raise ExperimentError(f"{path}: search between two rising numbers above 0, found {between}")
-    bench = _Bench(scenario, runner, path, isinstance(now, int), confidence)
-    bench.options = _Options(warm_up, max_events, wall_clock_limit_s)
+    options = _Options(warm_up, max_events, wall_clock_limit_s)
+    bench = _Bench(scenario, runner, path, isinstance(now, int), confidence, options)
     search = _Search(bench, goal, between)
     best, beyond = search.run(_first_guess(bench, goal, float(now)), precision)
     return Capacity(
@@ -134,7 +135,7 @@ def _first_guess(bench: _Bench, goal: Goal, now: float) -> float:
         return guess if 0 < guess < math.inf else now
     if goal == "fewest" and bench.whole:
         count = 1
-        while count < 1_000_000 and not ClosedForm(bench.variant(count)).hopeful:
+        while count < 1_000_000 and not bench.hopeful(count):
             count = count + 1 if count < 32 else math.ceil(count * 1.1)
         return count if count < 1_000_000 else now
     return now
@@ -150,16 +151,21 @@ class _Options:
 class _Bench:
     """Tries candidates, each once, and keeps what was found."""
 
-    options: _Options
-
     def __init__(
-        self, scenario: Scenario, runner: JobRunner, path: str, whole: bool, confidence: float
+        self,
+        scenario: Scenario,
+        runner: JobRunner,
+        path: str,
+        whole: bool,
+        confidence: float,
+        options: _Options,
     ) -> None:
         self.scenario = scenario
         self.path = path
         self.whole = whole
         self.trials: dict[float, Trial] = {}
         self._runner = runner
+        self._options = options
         # One-sided, for every promise at every look.
         self._error = (1 - confidence) / (len(scenario.slos) * len(LOOKS))
         self._labels: list[dict[str, object]] = []
@@ -167,6 +173,13 @@ class _Bench:
 
     def variant(self, value: float) -> Scenario:
         return override(self.scenario, {self.path: int(value) if self.whole else value})
+
+    def hopeful(self, value: float) -> bool:
+        """Whether a closed form would try it; what is no scenario (a bound below another) is not worth trying."""
+        try:
+            return ClosedForm(self.variant(value)).hopeful
+        except ScenarioError:
+            return False
 
     def default_bounds(self, guess: float) -> tuple[float, float]:
         """Nobody means a thousandth of what stands there, or a thousand times as much."""
@@ -185,7 +198,10 @@ class _Bench:
         return self.trials[value]
 
     def _try(self, value: float) -> Trial:
-        variant = self.variant(value)
+        try:
+            variant = self.variant(value)
+        except ScenarioError as error:
+            return Trial(value, "pruned", str(error), 0, math.inf)
         if (certain := ClosedForm(variant).hopeless) is not None:
             return Trial(value, "pruned", certain, 0, math.inf)
         rows: list[Row] = []
@@ -195,9 +211,9 @@ class _Bench:
                 make_job(
                     variant,
                     seed=seed,
-                    warm_up=self.options.warm_up,
-                    max_events=self.options.max_events,
-                    wall_clock_limit_s=self.options.wall_clock_limit_s,
+                    warm_up=self._options.warm_up,
+                    max_events=self._options.max_events,
+                    wall_clock_limit_s=self._options.wall_clock_limit_s,
                 )
                 for seed in shared
             ]

@@ -200,6 +200,18 @@ def test_a_promise_that_no_configuration_keeps_is_said_and_not_searched_for_ever
         capacity(scenario, runner, path=INSTANCES, goal="fewest")
 
 
+def test_values_that_are_no_scenario_are_passed_over(runner: JobRunner) -> None:
+    """The autoscaler's maximum is never below its minimum."""
+    scenario = small(
+        deployment__autoscaler={"enabled": True, "min_instances": 3, "max_instances": 8},
+        deployment__instances__initial=3,
+        slos=promise(6.0),
+    )
+    found = capacity(scenario, runner, path="deployment.autoscaler.max_instances", goal="fewest")
+    assert (found.value, found.beyond) == (3, 2)
+    assert "min_instances (3) is greater than max_instances (2)" in found.verdict
+
+
 def test_a_promise_that_no_load_keeps_is_told_with_the_nearest_miss(runner: JobRunner) -> None:
     with pytest.raises(
         ExperimentError, match=r"no value keeps every promise; at .* answer: [12]\.\d+ s"

@@ -121,6 +121,7 @@ def test_ctrl_c_keeps_what_is_done_and_resume_goes_on_to_the_same_frame(tmp_path
     with subprocess.Popen(
         command,
         cwd=ROOT,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -128,14 +129,14 @@ def test_ctrl_c_keeps_what_is_done_and_resume_goes_on_to_the_same_frame(tmp_path
     ) as interrupted:
         assert interrupted.stdout is not None
         for line in interrupted.stdout:
-            if int(line.split()[0]) >= 5:
+            if int(line.split()[0]) == 5:
                 break
         os.killpg(interrupted.pid, signal.SIGINT)
         _, errors = interrupted.communicate(timeout=30)
     assert interrupted.returncode != 0
     assert errors.strip().splitlines()[-1] == "KeyboardInterrupt"
     finished = len((folder / RESULTS_FILE).read_text().splitlines())
-    assert 5 <= finished < 40
+    assert 5 <= finished <= 9  # with what the workers held
     _, alive = psutil.wait_procs(group_of(interrupted.pid), timeout=10)
     assert alive == []
 
@@ -144,7 +145,7 @@ def test_ctrl_c_keeps_what_is_done_and_resume_goes_on_to_the_same_frame(tmp_path
     )
     assert resumed.stdout.splitlines()[0] == f"{finished} {finished}"
     with JobRunner() as runner:
-        serial = sweep(tools.small(horizon_s=2000), tools.rates(40), runner)
+        serial = sweep(tools.small(horizon_s=500), tools.rates(40), runner)
     pd.testing.assert_frame_equal(
         pd.read_parquet(folder / "frame.parquet"), serial, check_exact=True
     )

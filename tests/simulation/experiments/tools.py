@@ -55,17 +55,22 @@ def die_always(job: Job, clock: Clock) -> Row:
 
 
 def main(folder: Path, *, resume: bool) -> None:
-    """A sweep of 40 points on two workers that prints a line for every finished run, then the frame's digest."""
+    """A sweep of 40 points on two workers that prints a line for every finished run, and leaves its frame in the folder.
+
+    The first time it stops to wait when five runs are finished, so that whoever interrupts it is in time.
+    """
 
     def tell(progress: Progress) -> None:
         sys.stdout.write(f"{progress.done} {progress.found}\n")
         sys.stdout.flush()
+        if not resume and progress.done == 5:
+            sys.stdin.read()
 
     with (
         Journal(folder, {}, resume=resume) as journal,
         JobRunner(LocalWorkers(2), journal, on_progress=tell) as runner,
     ):
-        frame = sweep(small(horizon_s=2000), rates(40), runner)
+        frame = sweep(small(horizon_s=500), rates(40), runner)
     frame.to_parquet(folder / "frame.parquet")
 
 
