@@ -1,8 +1,9 @@
-"""The live system on free loopback ports: the mock LLM in a process of its own, and the gateway, which starts its instances."""
+"""The live system on free loopback ports: the mock LLM, a Valkey where one is wanted, and the gateway with its instances."""
 
 from __future__ import annotations
 
 import atexit
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +12,8 @@ from typing import Final
 import msgspec
 
 from loadtests.child_process import ChildProcess, ProcessFailed, python_module
+from loadtests.valkey import PrivateValkey
+from reference_impl.caches.connect import URL_VARIABLE
 from simulation.scenario.schema import Scenario
 
 __all__ = ["Stack", "StackError"]
@@ -27,6 +30,8 @@ class StackError(RuntimeError):
 
 class Stack:
     """Mock, gateway and instances of a scenario; a context manager that leaves no process behind.
+
+    A cache that gateways share is on the server that TWINLOAD_REDIS names, else on a Valkey that is started for it.
 
     Args:
         scenario: its deployment, endpoint profile and seed are started.
@@ -49,7 +54,7 @@ class Stack:
     def __enter__(self) -> Stack:
         atexit.register(self.stop)
         try:
-            self.url = self._start_gateway(self._start_mock())
+            self.url = self._start_gateway(self._start_mock(), self._start_valkey())
         except ProcessFailed as error:
             self.stop()
             raise StackError(str(error)) from None
@@ -112,7 +117,17 @@ class Stack:
             ),
         )
 
-    def _start_gateway(self, upstream_url: str) -> str:
+    def _start_valkey(self) -> dict[str, str]:
+        """The variables that name the shared cache's server; none where there is none to name."""
+        cache = self._scenario.deployment.cache
+        if not cache.enabled or cache.shared == "none" or os.environ.get(URL_VARIABLE):
+            return {}
+        valkey = PrivateValkey(self._logs)
+        self._children.append(valkey)
+        valkey.wait_answering(READY_LIMIT_S)
+        return {URL_VARIABLE: valkey.url}
+
+    def _start_gateway(self, upstream_url: str, variables: Mapping[str, str]) -> str:
         config = self._logs / "gateway.json"
         document = {
             "deployment": self._scenario.deployment.model_dump(mode="json"),
@@ -130,5 +145,5 @@ class Stack:
             "gateway",
             python_module("reference_impl.service", "gateway", "--config", str(config)),
             # A real key has no business with a mock.
-            {"ANTHROPIC_API_KEY": "key-of-the-mock"},
+            {"ANTHROPIC_API_KEY": "key-of-the-mock", **variables},
         )

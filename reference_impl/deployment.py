@@ -17,6 +17,7 @@ __all__ = [
     "GatewaySpec",
     "InstanceSpec",
     "RetrySpec",
+    "SemanticCacheSpec",
 ]
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -105,13 +106,35 @@ class AutoscalerSpec(Spec):
         return self
 
 
+class SemanticCacheSpec(Spec):
+    """Answers to prompts that mean the same (docs/caches.md). Off unless asked for, because it can be wrong.
+
+    `threshold`: cosine from which two prompts may share an answer. At most `max_scopes` scopes (tenant, model, parameters,
+    conversation) of `max_prompts` prompts are held; what other gateways add is learnt every `reload_s`.
+    """
+
+    enabled: bool = False
+    threshold: Fraction = 0.85
+    max_scopes: Count = 1000
+    max_prompts: Count = 10_000
+    reload_s: PositiveSeconds = 60.0
+
+
 class CacheSpec(Spec):
-    """The exact cache in the gateway's memory; `ttl_s: 0` stores nothing. `max_entries` bounds it beside `max_bytes`."""
+    """The exact cache in the gateway's memory; `ttl_s: 0` stores nothing. `max_entries` bounds it beside `max_bytes`.
+
+    `shared: redis` adds a level that gateways share (which server is told to the process, never here). Memory then serves a
+    value for `l1_ttl_s` before it asks again (0: always), and a look-up waits at most `timeout_s` for the server.
+    """
 
     enabled: bool = True
     ttl_s: Seconds = 3600.0
     max_bytes: Annotated[int, Field(ge=1024)] = 256 * 1024 * 1024
     max_entries: Count | None = None
+    shared: Literal["none", "redis"] = "none"
+    l1_ttl_s: Seconds = 60.0
+    timeout_s: PositiveSeconds = 0.05
+    semantic: SemanticCacheSpec = SemanticCacheSpec()
 
 
 class DeploymentSpec(Spec):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -21,6 +22,9 @@ from reference_impl.llm.port import MessagesPort
 from reference_impl.messages import BYTES_PER_KB, Call, Chunk, Completion, Emit, content_key
 from reference_impl.relay import Relay
 from reference_impl.time_limit import TimeLimit
+
+if TYPE_CHECKING:  # numpy comes with it, and few gateways want it
+    from reference_impl.semantic_answers import SemanticAnswers
 
 __all__ = ["Gateway", "GatewayStatistics"]
 
@@ -43,7 +47,7 @@ class Gateway:
         balancer: chooses among the instances that are ready.
         ports: the port of every instance that the balancer may name; read at each call, so it may change.
         compute: the CPU of this process.
-        cache: exact cache of `Answer`s, or None.
+        cache: exact cache of `Answer`s, or None. semantic: looks up by meaning too, over `cache`; or None.
     """
 
     def __init__(
@@ -54,12 +58,14 @@ class Gateway:
         compute: Compute,
         *,
         cache: CacheLayer[Answer] | None = None,
+        semantic: SemanticAnswers | None = None,
     ) -> None:
         self._spec = spec
         self._balancer = balancer
         self._ports = ports
         self._compute = compute
         self._cache = cache
+        self._semantic = semantic
         self._arrivals = 0
         self._completed = 0
         self._rejected = 0
@@ -131,7 +137,10 @@ class Gateway:
             trace.cache_s = loop.time() - started_s
             return self._computed_answer(call, emit)
 
-        answer, source = await cache.fetch(content_key(call), compute)
+        if self._semantic is None:
+            answer, source = await cache.fetch(content_key(call), compute)
+        else:
+            answer, source = await self._semantic.fetch(call, compute)
         trace.cache = source
         if source == "miss":
             return answer.completion

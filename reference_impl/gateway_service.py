@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
+from reference_impl.answer_cache import NO_BACKENDS, CacheBackends
 from reference_impl.compute import Compute
 from reference_impl.instances.port import InstanceMetrics, InstanceProvider
 from reference_impl.metrics import ServiceMetrics
@@ -37,6 +38,7 @@ class GatewayService:
         config: what exists, seed, tenants, control token, sampling.
         provider: starts instances; gets the heartbeats that arrive over HTTP.
         compute: the CPU of this process; cpu_sample: its station.
+        cache_backends: what the cache needs beside its description.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class GatewayService:
         compute: Compute,
         *,
         cpu_sample: Callable[[], StationSample],
+        cache_backends: CacheBackends = NO_BACKENDS,
     ) -> None:
         self._drain_s = config.deployment.instances.drain_s
         self._run_log = run_log = RunLog(config.run_dir, "gateway", "gateway")
@@ -54,7 +57,12 @@ class GatewayService:
         self._sampling: asyncio.Task[None] | None = None
         self._ready = False
         self._system = System(
-            config.deployment, provider, compute, seed=config.seed, on_event=run_log.event
+            config.deployment,
+            provider,
+            compute,
+            seed=config.seed,
+            on_event=run_log.event,
+            cache_backends=cache_backends,
         )
         metrics = ServiceMetrics(
             {

@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from reference_impl.answers import Answer
+from reference_impl.answer_cache import NO_BACKENDS, CacheBackends, build_cache
 from reference_impl.autoscaler.autoscaler import AutoScaler
 from reference_impl.autoscaler.control_loop import ScalingLoop
 from reference_impl.balancer.load_balancer import LoadBalancer
-from reference_impl.caches.cache_layer import CacheLayer
 from reference_impl.compute import Compute
 from reference_impl.deployment import DeploymentSpec
 from reference_impl.gateway import Gateway
@@ -37,8 +36,9 @@ class System:
         provider: starts and stops instances.
         compute: the CPU of the gateway's process.
         seed: of the balancer's draws.
-        on_event: told of scaling and of every instance's states.
+        on_event: told of scaling, of every instance's states and of the shared cache's breaker.
         origin_s: the run's start on the loop's clock; instants of events count from it.
+        cache_backends: what the cache needs beside its description; closed with the system, except the embedder.
     """
 
     def __init__(
@@ -50,24 +50,21 @@ class System:
         seed: int,
         on_event: Callable[[SystemEvent], None],
         origin_s: float = 0.0,
+        cache_backends: CacheBackends = NO_BACKENDS,
     ) -> None:
         self.spec = spec
         self.balancer = LoadBalancer(spec.balancer.policy, seed=seed, choices=spec.balancer.choices)
         self.fleet = Fleet(provider, self.balancer, spec, on_event, origin_s=origin_s)
-        self.cache: CacheLayer[Answer] | None = None
-        if spec.cache.enabled:
-            self.cache = CacheLayer(
-                spec.cache.ttl_s,
-                max_bytes=spec.cache.max_bytes,
-                max_entries=spec.cache.max_entries,
-                size_of=lambda answer: answer.size_bytes,
-            )
+        self.cache, self.semantic = build_cache(
+            spec.cache, cache_backends, seed=seed, on_event=on_event, origin_s=origin_s
+        )
         self.gateway = Gateway(
             spec.gateway,
             self.balancer,
             self.fleet.ports,
             compute,
             cache=self.cache,
+            semantic=self.semantic,
         )
         self.scaling: ScalingLoop | None = None
         if spec.autoscaler.enabled:
@@ -98,6 +95,8 @@ class System:
         if self.scaling is not None:
             await self.scaling.aclose()
         await self.fleet.aclose()
+        if self.semantic is not None:
+            await self.semantic.aclose()
         if self.cache is not None:
             await self.cache.aclose()
 

@@ -29,6 +29,7 @@ from simulation.models.cpu import Host, VirtualCpu
 from simulation.models.http_network import AsgiApp, AsgiTransport
 from simulation.models.instance import CpuUsage
 from simulation.models.network import Link
+from simulation.models.virtual_caches import VirtualCaches
 from simulation.scenario.prompts import request_body
 from simulation.scenario.schema import Scenario
 from simulation.scenario.workload import CompiledWorkload
@@ -100,7 +101,11 @@ class _WireWorld:
         )
         cpu = VirtualCpu("gateway", scenario.cpu.gateway, self._host)
         self._gateway = GatewayService(
-            self._config, provider, cpu, cpu_sample=_station("gateway cpu", cpu).sample
+            self._config,
+            provider,
+            cpu,
+            cpu_sample=_station("gateway cpu", cpu).sample,
+            cache_backends=VirtualCaches(scenario, self._workload, self._host).backends,
         )
         await self._gateway.start()
         entrance = AsgiTransport(

@@ -18,11 +18,12 @@ from reference_impl.telemetry import RequestRecord, StationSample, SystemEvent
 from simulation.kernel import run
 from simulation.models.clients import Clients
 from simulation.models.cpu import Host, VirtualCpu
-from simulation.models.fault_player import FaultPlayer
+from simulation.models.fault_player import FaultPlayer, Server
 from simulation.models.instance import VirtualInstance, VirtualProvider
 from simulation.models.llm_endpoint import LLMEndpoint
 from simulation.models.network import Link, RemotePort
 from simulation.models.stations import StationChain
+from simulation.models.virtual_caches import VirtualCaches
 from simulation.scenario.schema import ProcessCpu, Scenario
 from simulation.scenario.workload import CompiledWorkload
 
@@ -100,6 +101,7 @@ class _World:
         network, seed = scenario.network, scenario.seed
         self._host = Host(scenario.deployment.cores)
         self._gateway_cpu = VirtualCpu("gateway", scenario.cpu.gateway, self._host)
+        self._caches = VirtualCaches(scenario, self._workload, self._host)
         self._endpoint_link = Link("instance-endpoint", network.instance_endpoint_s, seed)
         instance_link = Link("gateway-instance", network.gateway_instance_s, seed)
         client_link = Link("client-gateway", network.client_gateway_s, seed)
@@ -119,6 +121,7 @@ class _World:
             self._gateway_cpu,
             seed=seed,
             on_event=self._event,
+            cache_backends=self._caches.backends,
         )
         await self._system.start()
         await asyncio.sleep(self._lead_s)
@@ -136,6 +139,7 @@ class _World:
             seed,
             self._event,
             origin_s=self._origin_s,
+            servers=self._servers(),
         )
         entrance: MessagesPort = RemotePort(self._system.gateway, client_link)
         if scenario.stations:
@@ -156,6 +160,11 @@ class _World:
         self._take_samples()
         await self._system.aclose()
         return SimulationSummary(clients.sent, clients.ended, ended_s)
+
+    def _servers(self) -> dict[str, Server]:
+        """What outages can befall."""
+        server = self._caches.server
+        return {} if server is None else {"redis_outage": server}
 
     def _make_instance(self, instance_id: str) -> tuple[Instance, VirtualCpu]:
         scenario = self._scenario
@@ -199,6 +208,8 @@ class _World:
         fleet = self._system.fleet.sample()
         record(msgspec.structs.replace(fleet, t_s=fleet.t_s - origin_s))
         record(self._endpoint.meter.sample(origin_s=origin_s))
+        for sample in self._caches.samples(now_s, origin_s):
+            record(sample)
 
     def _sample_instance(self, running: VirtualInstance) -> None:
         self._sink.station(running.instance.sample(origin_s=self._origin_s))

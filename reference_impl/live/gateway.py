@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from reference_impl.answer_cache import CacheBackends
+from reference_impl.caches.connect import URL_VARIABLE, BadStoreUrl, store_of
 from reference_impl.compute import InlineCompute
 from reference_impl.errors import ServiceError
 from reference_impl.gateway_service import GatewayService
@@ -32,6 +34,7 @@ async def run_gateway(config: ProcessConfig) -> None:
     stop = stop_on_signals()
     instances = config.deployment.instances
     luck = hashed_uniform(config.seed)
+    cache_backends = await _cache_backends(config, f"gateway-{secrets.token_hex(6)}")
     config = config.model_copy(update={"control_token": secrets.token_urlsafe(32)})
     with _instance_config_file() as instance_config:
         provider = LocalProcessProvider(
@@ -46,6 +49,7 @@ async def run_gateway(config: ProcessConfig) -> None:
             provider,
             InlineCompute(),
             cpu_sample=CpuStation("gateway cpu", cpu_used_s).sample,
+            cache_backends=cache_backends,
         )
         try:
             async with serving(service.app, config.port) as url:
@@ -58,6 +62,26 @@ async def run_gateway(config: ProcessConfig) -> None:
                 await service.drain()
         finally:
             await service.aclose()
+
+
+async def _cache_backends(config: ProcessConfig, process: str) -> CacheBackends:
+    spec = config.deployment.cache
+    try:
+        store = store_of(spec, os.environ.get(URL_VARIABLE, ""))
+    except BadStoreUrl as error:
+        raise ConfigError(str(error)) from error
+    if not (spec.enabled and spec.semantic.enabled):
+        return CacheBackends(store, process)
+    from reference_impl.caches.semantic.embedder import EmbedderUnavailable
+    from reference_impl.caches.semantic.minilm import MiniLMEmbedder
+    from reference_impl.semantic_answers import Semantics
+
+    embedder = MiniLMEmbedder()
+    try:
+        await embedder.embed(["loaded before the first request needs it"])
+    except EmbedderUnavailable as error:
+        raise ConfigError(f"cache.semantic: {error}") from error
+    return CacheBackends(store, process, Semantics(embedder))
 
 
 def _port_to_instance(url: str) -> MessagesPort:

@@ -66,9 +66,13 @@ class EndpointFault(Timing):
 
 
 class BackendFault(Timing):
-    """Redis, the broker or the database does not answer."""
+    """Redis, the broker or the database is away: it refuses connections, or (`hanging`) leaves everything unanswered.
+
+    A Redis that refuses was killed, and comes back without its data.
+    """
 
     kind: Literal["redis_outage", "broker_outage", "database_outage"]
+    outage: Literal["refusing", "hanging"] = "refusing"
 
 
 class LinkFault(Timing):
