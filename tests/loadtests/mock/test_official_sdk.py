@@ -15,6 +15,7 @@ import httpx2
 import pydantic
 import pytest
 
+from tests.loadtests.mock.blocking import Blocking
 from tests.loadtests.mock.process import Mock
 
 MODEL = "claude-sonnet-5-5"
@@ -37,10 +38,23 @@ def fault(order: str) -> dict[str, str]:
     return {"x-mock-fault": order}
 
 
-@pytest.fixture
-def client(mock: Mock) -> Iterator[anthropic.Anthropic]:
-    with anthropic.Anthropic(api_key="key", base_url=mock.url) as sdk:
-        yield sdk
+def fresh_row() -> int:
+    """A request id that no other test has used."""
+    return uuid.uuid4().int >> 96
+
+
+@pytest.fixture(scope="module", params=["sync", "async-httpx2", "async-aiohttp"])
+def client(mock: Mock, request: pytest.FixtureRequest) -> Iterator[anthropic.Anthropic]:
+    """Every client of the SDK; the asynchronous ones behind the face of the synchronous one."""
+    if request.param == "sync":
+        with anthropic.Anthropic(api_key="key", base_url=mock.url) as sdk:
+            yield sdk
+        return
+    loop = asyncio.new_event_loop()
+    opened = Blocking(async_client(mock, request.param.removeprefix("async-")), loop)
+    with opened as face:
+        yield face
+    loop.close()
 
 
 @contextlib.asynccontextmanager
@@ -184,13 +198,19 @@ def test_a_result_can_be_handed_back_for_an_answer_in_text(client: anthropic.Ant
 
 
 def test_the_tool_runner_falls_back_from_threads(client: anthropic.Anthropic) -> None:
-    @anthropic.beta_tool
     def add(left: int, right: int) -> str:
         """Add two numbers."""
         return str(left + right)
 
+    async def add_async(left: int, right: int) -> str:
+        """Add two numbers."""
+        return str(left + right)
+
+    tool: Any = anthropic.beta_tool(add)
+    if isinstance(client, Blocking):  # each flavour takes tools of its own
+        tool = anthropic.beta_async_tool(add_async)
     runner = client.beta.messages.tool_runner(
-        model=MODEL, max_tokens=99, messages=HELLO, tools=[add]
+        model=MODEL, max_tokens=99, messages=HELLO, tools=[tool]
     )
     final = runner.until_done()
     assert final.stop_reason == "end_turn"
@@ -339,16 +359,17 @@ def test_each_status_is_its_error_class(
 
 
 def test_the_sdk_retries_and_waits_as_told(client: anthropic.Anthropic, mock: Mock) -> None:
+    row = fresh_row()
     headers = {
         **fault(f"kind=429;times=2;key={uuid.uuid4().hex};retry_after=0.3"),
-        "x-twinload-request": "id=88;output=5",
+        "x-twinload-request": f"id={row};output=5",
     }
     message = client.messages.create(
         model=MODEL, max_tokens=9, messages=HELLO, extra_headers=headers
     )
     assert message.usage.output_tokens == 5
-    mock.wait_for(lambda record: record["request_id"] == 88 and record["status"] == 200)
-    tries = [record for record in mock.records() if record["request_id"] == 88]
+    mock.wait_for(lambda record: record["request_id"] == row and record["status"] == 200)
+    tries = [record for record in mock.records() if record["request_id"] == row]
     assert [record["status"] for record in tries] == [429, 429, 200]
     waits = [b["arrived_s"] - a["arrived_s"] for a, b in itertools.pairwise(tries)]
     assert all(0.3 <= wait < 1.3 for wait in waits), waits
@@ -432,18 +453,19 @@ def test_a_client_that_leaves_frees_its_place(client: anthropic.Anthropic, mock:
         )
     mock.wait_until_idle()
     # 50 s of stream.
+    row = fresh_row()
     with client.messages.create(
         model=MODEL,
         max_tokens=50_000,
         messages=HELLO,
         stream=True,
-        extra_headers={"x-twinload-request": "id=77;output=50000"},
+        extra_headers={"x-twinload-request": f"id={row};output=50000"},
     ) as stream:
         for event in stream:
             if event.type == "content_block_delta":
                 break
     mock.wait_until_idle()
-    left = mock.wait_for(lambda record: record["request_id"] == 77)
+    left = mock.wait_for(lambda record: record["request_id"] == row)
     assert left["status"] == 499
     assert left["endpoint_s"] < 5
     assert 0 < left["output_tokens"] < 5_000
