@@ -86,9 +86,10 @@ def _is_bad_input(error: ValueError) -> bool:
 
 
 def _is_failed_run(error: RuntimeError) -> bool:
+    from simulation.experiments.errors import WorkersLost
     from simulation.kernel.errors import KernelError
 
-    if isinstance(error, KernelError):
+    if isinstance(error, (KernelError, WorkersLost)):
         return True
     from loadtests.stack import StackError
     from loadtests.swarm import SwarmError
