@@ -68,7 +68,7 @@ def test_no_request_fails_or_waits_beyond_the_time_out_for_a_redis_that_is_away(
     assert {r.outcome for r in run.requests} == {"ok"}
     alone_s = {r.request_id: r.done_s - r.intended_s for r in uncached.requests}
     added_s = [r.done_s - r.intended_s - alone_s[r.request_id] for r in run.requests]
-    assert max(added_s) <= TIMEOUT_S + 1e-3  # commands that came back beside those that did not
+    assert max(added_s) <= TIMEOUT_S + 1e-6
 
     assert share_of_l2(run, 2.0, AWAY_AT_S) > 0.9
     assert share_of_l2(run, AWAY_AT_S + 0.001, BACK_AT_S) == 0
