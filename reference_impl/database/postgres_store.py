@@ -117,6 +117,8 @@ class PostgresLedger:
 
     async def write(self, batch: EntryBatch) -> int:
         async with self.pool.transaction() as connection:
+            # What is reported as written must survive a crash of the server, whatever its default is.
+            await connection.execute("SET LOCAL synchronous_commit = on")
             if not await connection.fetchval(_CLAIM, batch.writer, batch.sequence):
                 return 0
             new = 0
