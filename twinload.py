@@ -54,7 +54,7 @@ def main() -> NoReturn:
     except FileExistsError as error:
         _complain(str(error))
         sys.exit(BAD_INPUT)
-    except RuntimeError as error:
+    except Exception as error:
         if not _is_failed_run(error):
             raise
         _complain(str(error))
@@ -85,7 +85,7 @@ def _is_bad_input(error: ValueError) -> bool:
     return any(kind.__name__ in _BAD_INPUT_ERRORS for kind in type(error).__mro__)
 
 
-def _is_failed_run(error: RuntimeError) -> bool:
+def _is_failed_run(error: Exception) -> bool:
     from simulation.experiments.errors import WorkersLost
     from simulation.kernel.errors import KernelError
 

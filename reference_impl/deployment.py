@@ -13,6 +13,7 @@ __all__ = [
     "AutoscalerSpec",
     "BalancerSpec",
     "CacheSpec",
+    "DatabaseSpec",
     "DeploymentSpec",
     "GatewaySpec",
     "InstanceSpec",
@@ -137,6 +138,36 @@ class CacheSpec(Spec):
     semantic: SemanticCacheSpec = SemanticCacheSpec()
 
 
+class DatabaseSpec(Spec):
+    """The ledger: a row per request, and budgets. `none` keeps neither.
+
+    `min_size`, `max_size`: connections of the gateway's pool (`min_size` is at most `max_size`). `acquire_timeout_s`: the wait for one; `statement_timeout_s`:
+    after which a statement is cancelled.
+    `flush_s`: what a killed gateway may lose of the ledger. `batch_rows`: rows written at once. `max_rows`, `max_bytes`:
+    what is kept in memory; more goes to the spill file.
+    `budgets_usd`: limits by key (tenant), set at the start. A gateway takes money for `budget_requests` requests at once
+    while there is plenty (1: each asks the database). A reservation waits at most `budget_wait_s`; where the database does
+    not answer, `budget_outage` says whether the request goes on (its cost is booked later) or is refused. `hold_s`: after
+    which what a killed gateway had reserved is free again.
+    """
+
+    ledger: Literal["none", "memory", "sqlite", "postgres"] = "none"
+    min_size: Annotated[int, Field(ge=0, le=10_000)] = 10
+    max_size: Annotated[int, Field(ge=1, le=10_000)] = 20
+    acquire_timeout_s: PositiveSeconds = 5.0
+    statement_timeout_s: PositiveSeconds = 10.0
+    behind_pgbouncer: bool = False
+    flush_s: PositiveSeconds = 1.0
+    batch_rows: Count = 10_000
+    max_rows: Count = 50_000
+    max_bytes: Annotated[int, Field(ge=4096)] = 32 * 1024 * 1024
+    budgets_usd: dict[str, Annotated[float, Field(ge=0, le=1e9)]] = {}
+    budget_requests: Count = 50
+    budget_wait_s: PositiveSeconds = 1.0
+    budget_outage: Literal["allow", "refuse"] = "allow"
+    hold_s: PositiveSeconds = 60.0
+
+
 class DeploymentSpec(Spec):
     """The whole system under study. `cores`: CPU cores that its processes share."""
 
@@ -146,4 +177,5 @@ class DeploymentSpec(Spec):
     balancer: BalancerSpec = BalancerSpec()
     autoscaler: AutoscalerSpec = AutoscalerSpec()
     cache: CacheSpec = CacheSpec()
+    database: DatabaseSpec = DatabaseSpec()
     cores: Count = 2

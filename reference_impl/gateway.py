@@ -7,8 +7,8 @@ the gateway, the balancer's count of calls in flight) is given back in `finally`
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -16,6 +16,7 @@ from reference_impl.answers import Answer
 from reference_impl.balancer.load_balancer import LoadBalancer
 from reference_impl.caches.cache_layer import CacheLayer
 from reference_impl.compute import Compute
+from reference_impl.database.accounting import Accounting
 from reference_impl.deployment import GatewaySpec
 from reference_impl.errors import ConnectionFailed, NoInstance, Rejected, RequestTimeout
 from reference_impl.llm.port import MessagesPort
@@ -48,6 +49,7 @@ class Gateway:
         ports: the port of every instance that the balancer may name; read at each call, so it may change.
         compute: the CPU of this process.
         cache: exact cache of `Answer`s, or None. semantic: looks up by meaning too, over `cache`; or None.
+        accounting: the ledger and the budgets, or None.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Gateway:
         *,
         cache: CacheLayer[Answer] | None = None,
         semantic: SemanticAnswers | None = None,
+        accounting: Accounting | None = None,
     ) -> None:
         self._spec = spec
         self._balancer = balancer
@@ -66,6 +69,7 @@ class Gateway:
         self._compute = compute
         self._cache = cache
         self._semantic = semantic
+        self._accounting = accounting
         self._arrivals = 0
         self._completed = 0
         self._rejected = 0
@@ -83,8 +87,13 @@ class Gateway:
             in_flight=self._in_flight,
         )
 
-    async def complete(self, call: Call, emit: Emit | None = None) -> Completion:
+    def complete(self, call: Call, emit: Emit | None = None) -> Coroutine[Any, Any, Completion]:
         """Answer `call`. Raises `Rejected` when the gateway is full, `RequestTimeout` when its time is up."""
+        if self._accounting is None:
+            return self._complete(call, emit)
+        return self._accounting.recorded(call, emit, self._complete)
+
+    async def _complete(self, call: Call, emit: Emit | None) -> Completion:
         self._arrivals += 1
         if self._in_flight >= self._spec.max_in_flight:
             self._rejected += 1
@@ -164,7 +173,13 @@ class Gateway:
         completion = await self._forward(call, keep)
         return Answer(completion, b"".join(events))
 
-    async def _forward(self, call: Call, emit: Emit | None) -> Completion:
+    def _forward(self, call: Call, emit: Emit | None) -> Coroutine[Any, Any, Completion]:
+        """Have an instance answer, with money reserved for it where there are budgets."""
+        if self._accounting is None:
+            return self._route(call, emit)
+        return self._accounting.forwarded(call, emit, self._route)
+
+    async def _route(self, call: Call, emit: Emit | None) -> Completion:
         """Hand the call to an instance; one that cannot be reached is replaced by another until the bound."""
         loop = asyncio.get_running_loop()
         trace = call.trace

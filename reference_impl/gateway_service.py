@@ -12,6 +12,8 @@ from typing import Protocol
 
 from reference_impl.answer_cache import NO_BACKENDS, CacheBackends
 from reference_impl.compute import Compute
+from reference_impl.database.connect import build_accounting
+from reference_impl.database.port import LedgerStore
 from reference_impl.instances.port import InstanceMetrics, InstanceProvider
 from reference_impl.metrics import ServiceMetrics
 from reference_impl.process_config import ProcessConfig
@@ -38,7 +40,9 @@ class GatewayService:
         config: what exists, seed, tenants, control token, sampling.
         provider: starts instances; gets the heartbeats that arrive over HTTP.
         compute: the CPU of this process; cpu_sample: its station.
+        ledger: where requests are accounted for, closed with the service; None: nowhere.
         cache_backends: what the cache needs beside its description.
+        wall_clock: Unix time in seconds. source: unique to this start; names its rows in the ledger.
     """
 
     def __init__(
@@ -48,7 +52,10 @@ class GatewayService:
         compute: Compute,
         *,
         cpu_sample: Callable[[], StationSample],
+        ledger: LedgerStore | None = None,
         cache_backends: CacheBackends = NO_BACKENDS,
+        wall_clock: Callable[[], float] | None = None,
+        source: str = "gateway",
     ) -> None:
         self._drain_s = config.deployment.instances.drain_s
         self._run_log = run_log = RunLog(config.run_dir, "gateway", "gateway")
@@ -56,12 +63,24 @@ class GatewayService:
         self._cpu_sample = cpu_sample
         self._sampling: asyncio.Task[None] | None = None
         self._ready = False
+        accounting = None
+        if ledger is not None:
+            accounting = build_accounting(
+                ledger,
+                config.deployment.database,
+                source=source,
+                wall_clock=wall_clock or asyncio.get_running_loop().time,
+                folder=config.ledger_dir or config.run_dir,
+                on_event=run_log.event,
+            )
+        self._ledger = ledger
         self._system = System(
             config.deployment,
             provider,
             compute,
             seed=config.seed,
             on_event=run_log.event,
+            accounting=accounting,
             cache_backends=cache_backends,
         )
         metrics = ServiceMetrics(
@@ -110,4 +129,5 @@ class GatewayService:
         self._run_log.close()
 
     def _stations(self) -> list[StationSample]:
-        return [self._cpu_sample(), self._system.fleet.sample()]
+        ledger = [] if self._ledger is None else self._ledger.samples()
+        return [self._cpu_sample(), self._system.fleet.sample(), *ledger]

@@ -14,6 +14,7 @@ from reference_impl.autoscaler.autoscaler import AutoScaler
 from reference_impl.autoscaler.control_loop import ScalingLoop
 from reference_impl.balancer.load_balancer import LoadBalancer
 from reference_impl.compute import Compute
+from reference_impl.database.accounting import Accounting
 from reference_impl.deployment import DeploymentSpec
 from reference_impl.gateway import Gateway
 from reference_impl.instances.fleet import Fleet
@@ -38,6 +39,7 @@ class System:
         seed: of the balancer's draws.
         on_event: told of scaling, of every instance's states and of the shared cache's breaker.
         origin_s: the run's start on the loop's clock; instants of events count from it.
+        accounting: ledger and budgets, opened and closed with the system; None: none.
         cache_backends: what the cache needs beside its description; closed with the system, except the embedder.
     """
 
@@ -50,9 +52,11 @@ class System:
         seed: int,
         on_event: Callable[[SystemEvent], None],
         origin_s: float = 0.0,
+        accounting: Accounting | None = None,
         cache_backends: CacheBackends = NO_BACKENDS,
     ) -> None:
         self.spec = spec
+        self.accounting = accounting
         self.balancer = LoadBalancer(spec.balancer.policy, seed=seed, choices=spec.balancer.choices)
         self.fleet = Fleet(provider, self.balancer, spec, on_event, origin_s=origin_s)
         self.cache, self.semantic = build_cache(
@@ -65,6 +69,7 @@ class System:
             compute,
             cache=self.cache,
             semantic=self.semantic,
+            accounting=accounting,
         )
         self.scaling: ScalingLoop | None = None
         if spec.autoscaler.enabled:
@@ -76,7 +81,12 @@ class System:
             )
 
     async def start(self) -> None:
-        """Boot the initial instances, then start scaling. Raises what the first failed boot raised if none is ready."""
+        """Open the ledger, boot the initial instances, then start scaling.
+
+        Raises a DatabaseError, or what the first failed boot raised if no instance is ready.
+        """
+        if self.accounting is not None:
+            await self.accounting.start(self.spec.database.budgets_usd)
         await self.fleet.start(self.spec.instances.initial)
         if self.scaling is not None:
             self.scaling.start()
@@ -99,6 +109,8 @@ class System:
             await self.semantic.aclose()
         if self.cache is not None:
             await self.cache.aclose()
+        if self.accounting is not None:
+            await self.accounting.aclose()
 
 
 def build_instance(

@@ -8,6 +8,10 @@ from typing import Protocol
 
 import msgspec
 
+from reference_impl.database.accounting import Accounting
+from reference_impl.database.connect import build_accounting
+from reference_impl.database.memory_store import MemoryLedger
+from reference_impl.database.port import LedgerStore
 from reference_impl.instances.instance import Instance
 from reference_impl.instances.meter import StationMeter
 from reference_impl.llm.port import MessagesPort
@@ -18,6 +22,7 @@ from reference_impl.telemetry import RequestRecord, StationSample, SystemEvent
 from simulation.kernel import run
 from simulation.models.clients import Clients
 from simulation.models.cpu import Host, VirtualCpu
+from simulation.models.database import DatabaseServer, VirtualLedger, VirtualPool
 from simulation.models.fault_player import FaultPlayer, Server
 from simulation.models.instance import VirtualInstance, VirtualProvider
 from simulation.models.llm_endpoint import LLMEndpoint
@@ -94,6 +99,8 @@ class _World:
         self._origin_s = 0.0
         self._early_events: list[SystemEvent] | None = []
         self._stations: StationChain | None = None
+        self._database: DatabaseServer | None = None
+        self._ledger: LedgerStore | None = None
 
     async def main(self) -> SimulationSummary:
         scenario = self._scenario
@@ -114,6 +121,7 @@ class _World:
             instance_link,
             hashed_uniform(seed),
             self._sample_instance,
+            crashable=any(fault.kind == "instance_crash" for fault in scenario.faults),
         )
         self._system = System(
             scenario.deployment,
@@ -121,6 +129,7 @@ class _World:
             self._gateway_cpu,
             seed=seed,
             on_event=self._event,
+            accounting=self._accounting(),
             cache_backends=self._caches.backends,
         )
         await self._system.start()
@@ -139,6 +148,7 @@ class _World:
             seed,
             self._event,
             origin_s=self._origin_s,
+            instances=self._provider,
             servers=self._servers(),
         )
         entrance: MessagesPort = RemotePort(self._system.gateway, client_link)
@@ -163,8 +173,38 @@ class _World:
 
     def _servers(self) -> dict[str, Server]:
         """What outages can befall."""
-        server = self._caches.server
-        return {} if server is None else {"redis_outage": server}
+        servers: dict[str, Server | None] = {
+            "redis_outage": self._caches.server,
+            "database_outage": self._database,
+        }
+        return {kind: server for kind, server in servers.items() if server is not None}
+
+    def _accounting(self) -> Accounting | None:
+        """Ledger and budgets as live; a ledger in a database is one behind a modelled server and a pool of that size."""
+        scenario, spec = self._scenario, self._scenario.deployment.database
+        if spec.ledger == "none":
+            return None
+        if spec.ledger == "memory":
+            self._ledger = MemoryLedger()
+        else:
+            self._database = DatabaseServer(scenario.database, seed=scenario.seed)
+            # SQLite takes one transaction at a time, whoever asks.
+            size = 1 if spec.ledger == "sqlite" else spec.max_size
+            pool = VirtualPool(
+                self._database,
+                size,
+                acquire_timeout_s=spec.acquire_timeout_s,
+                statement_timeout_s=spec.statement_timeout_s,
+            )
+            self._ledger = VirtualLedger(self._database, pool)
+        loop = asyncio.get_running_loop()
+        return build_accounting(
+            self._ledger,
+            spec,
+            source="gateway",
+            wall_clock=lambda: loop.time() - self._origin_s,
+            on_event=self._event,
+        )
 
     def _make_instance(self, instance_id: str) -> tuple[Instance, VirtualCpu]:
         scenario = self._scenario
@@ -210,6 +250,9 @@ class _World:
         record(self._endpoint.meter.sample(origin_s=origin_s))
         for sample in self._caches.samples(now_s, origin_s):
             record(sample)
+        if self._ledger is not None:
+            for sample in self._ledger.samples(origin_s=origin_s):
+                record(sample)
 
     def _sample_instance(self, running: VirtualInstance) -> None:
         self._sink.station(running.instance.sample(origin_s=self._origin_s))

@@ -13,12 +13,16 @@ from pathlib import Path
 from reference_impl.answer_cache import CacheBackends
 from reference_impl.caches.connect import URL_VARIABLE, BadStoreUrl, store_of
 from reference_impl.compute import InlineCompute
+from reference_impl.database.connect import DSN_VARIABLE, ledger_of
+from reference_impl.database.errors import DatabaseError
+from reference_impl.database.port import LedgerStore
 from reference_impl.errors import ServiceError
 from reference_impl.gateway_service import GatewayService
 from reference_impl.instances.boot import boot_time_s
 from reference_impl.instances.local_process import LocalProcessProvider, service_command
 from reference_impl.instances.process_usage import cpu_used_s
 from reference_impl.live.serving import announce, serving, stop_on_signals
+from reference_impl.live.wall_clock import wall_clock_s
 from reference_impl.llm.aiohttp_transport import AiohttpTransport
 from reference_impl.llm.http import HttpMessages
 from reference_impl.llm.port import MessagesPort
@@ -34,7 +38,9 @@ async def run_gateway(config: ProcessConfig) -> None:
     stop = stop_on_signals()
     instances = config.deployment.instances
     luck = hashed_uniform(config.seed)
-    cache_backends = await _cache_backends(config, f"gateway-{secrets.token_hex(6)}")
+    source = f"gateway-{secrets.token_hex(6)}"
+    ledger = _ledger(config)
+    cache_backends = await _cache_backends(config, source)
     config = config.model_copy(update={"control_token": secrets.token_urlsafe(32)})
     with _instance_config_file() as instance_config:
         provider = LocalProcessProvider(
@@ -49,6 +55,9 @@ async def run_gateway(config: ProcessConfig) -> None:
             provider,
             InlineCompute(),
             cpu_sample=CpuStation("gateway cpu", cpu_used_s).sample,
+            ledger=ledger,
+            wall_clock=wall_clock_s,
+            source=source,
             cache_backends=cache_backends,
         )
         try:
@@ -62,6 +71,14 @@ async def run_gateway(config: ProcessConfig) -> None:
                 await service.drain()
         finally:
             await service.aclose()
+
+
+def _ledger(config: ProcessConfig) -> LedgerStore | None:
+    dsn = os.environ.get(DSN_VARIABLE, "")
+    try:
+        return ledger_of(config.deployment.database, dsn, config.ledger_dir or config.run_dir)
+    except DatabaseError as error:
+        raise ConfigError(str(error)) from error
 
 
 async def _cache_backends(config: ProcessConfig, process: str) -> CacheBackends:
@@ -102,6 +119,8 @@ async def _started(service: GatewayService, stop: asyncio.Event) -> bool:
         starting.result()
     except ServiceError as error:
         raise ConfigError(f"no instance became ready: {error.message}") from error
+    except DatabaseError as error:
+        raise ConfigError(str(error)) from error
     return True
 
 

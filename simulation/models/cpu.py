@@ -52,6 +52,8 @@ class VirtualCpu:
         self._streams: list[
             tuple[float, float]
         ] = []  # (end, share of the CPU) of streams under way
+        self._slowdown = 1.0
+        self._paused_until_s = 0.0
         self._booked_s = 0.0
         self._waited_s = 0.0
         self._jobs = 0
@@ -82,7 +84,7 @@ class VirtualCpu:
         core_free_at_s = cores_free_at_s[self._core]
         if core_free_at_s > start_s:
             start_s = core_free_at_s
-        stretched_s = demand_s / (1.0 - min(self._background, MAX_BACKGROUND))
+        stretched_s = demand_s * self._slowdown / (1.0 - min(self._background, MAX_BACKGROUND))
         done_s = start_s + stretched_s
         cores_free_at_s[self._core] = self._free_at_s = done_s
         self._jobs += 1
@@ -105,6 +107,8 @@ class VirtualCpu:
         if chunk.over_s <= 0.0:
             return self._loop.until(self._book(demand_s))
         now_s = self._loop.time()
+        if self._paused_until_s > now_s:
+            return self._loop.until(self._paused_until_s)
         self._settle_background(now_s)
         share = demand_s / chunk.over_s
         self._background += share
@@ -122,10 +126,21 @@ class VirtualCpu:
         self._background_s += self._background * (now_s - self._background_since_s)
         self._background_since_s = now_s
 
+    def pause(self, until_s: float) -> None:
+        """The process stands still until then, as one that was stopped by a signal; what it had begun goes on after."""
+        now_s = self._loop.time()
+        self._free_at_s = until_s + max(0.0, self._free_at_s - now_s)
+        self._paused_until_s = max(self._paused_until_s, until_s)
+
+    def slow_down(self, factor: float) -> None:
+        """From now on work takes `factor` times what it would (1: as usual)."""
+        self._slowdown = factor
+
     def busy_s(self, now_s: float) -> float:
         """CPU seconds used up to now; booked work that has not been done yet is left out."""
         self._settle_background(now_s)
-        return self._booked_s - max(0.0, self._free_at_s - now_s) + self._background_s
+        working_since_s = max(now_s, self._paused_until_s)
+        return self._booked_s - max(0.0, self._free_at_s - working_since_s) + self._background_s
 
     def sample(self, now_s: float, origin_s: float) -> StationSample:
         """The interval since the last sample. Waits are counted where they begin."""

@@ -10,7 +10,13 @@ from typing import Final, Literal, Protocol
 from reference_impl.telemetry import SystemEvent
 from simulation.models.network import Link
 from simulation.scenario.errors import ScenarioError
-from simulation.scenario.faults import BackendFault, EndpointFault, FaultWindow, LinkFault
+from simulation.scenario.faults import (
+    BackendFault,
+    EndpointFault,
+    FaultWindow,
+    InstanceFault,
+    LinkFault,
+)
 from simulation.scenario.random_streams import uniforms
 
 __all__ = ["FaultPlayer", "Server"]
@@ -30,6 +36,18 @@ class Server(Protocol):
     def recover(self) -> None: ...
 
 
+class Instances(Protocol):
+    """What instance faults befall (`simulation.models.instance.VirtualProvider`)."""
+
+    def ids(self) -> list[str]: ...
+
+    def crash(self, instance_id: str, until_s: float) -> None: ...
+
+    def hang(self, instance_id: str, until_s: float) -> None: ...
+
+    def slow_down(self, instance_id: str, factor: float) -> None: ...
+
+
 class FaultPlayer:
     """Begins and ends every window at its instant, and says so in an event of kind `fault`.
 
@@ -37,6 +55,7 @@ class FaultPlayer:
         windows: what is to happen, with instants from the start of the run.
         links: by the names that faults use.
         origin_s: the start of the run on the loop's clock.
+        instances: the fleet that instance faults befall.
         servers: what an outage of a kind befalls; the deployment has no others.
 
     Raises:
@@ -51,11 +70,13 @@ class FaultPlayer:
         on_event: Callable[[SystemEvent], None],
         *,
         origin_s: float,
+        instances: Instances,
         servers: Mapping[str, Server],
     ) -> None:
         self._links = links
         self._seed = seed
         self._on_event = on_event
+        self._instances = instances
         self._servers = servers
         self._away: Counter[str] = Counter()
         loop = asyncio.get_running_loop()
@@ -63,16 +84,20 @@ class FaultPlayer:
             kind = window.fault.kind
             if kind in _NEEDS and kind not in servers:
                 raise ScenarioError(f"faults.{window.index}: {_NEEDS[kind]}")
-            if kind not in servers and not isinstance(window.fault, (EndpointFault, LinkFault)):
+            played = (EndpointFault, InstanceFault, LinkFault)
+            if kind not in servers and not isinstance(window.fault, played):
                 raise ScenarioError(
-                    f"faults.{window.index}: {kind} cannot be played in virtual time yet; "
-                    f"the kinds that can are endpoint_*, {', '.join(_NEEDS)} and link_latency"
+                    f"faults.{window.index}: {kind} cannot be played in virtual time yet; the kinds "
+                    f"that can are endpoint_*, instance_*, {', '.join(_NEEDS)} and link_latency"
                 )
             loop.call_at(origin_s + window.from_s, self._begin, number, window)
 
     def _begin(self, number: int, window: FaultWindow) -> None:
         loop = asyncio.get_running_loop()
         fault = window.fault
+        if isinstance(fault, InstanceFault):
+            self._befall(number, window, fault)
+            return
         link: Link | None = None
         extra_s = 0.0
         if isinstance(fault, LinkFault):
@@ -84,6 +109,34 @@ class FaultPlayer:
             self._servers[fault.kind].fail(fault.outage)
         self._tell(window, "began", extra_s)
         loop.call_later(window.until_s - window.from_s, self._end, window, link, extra_s)
+
+    def _befall(self, number: int, window: FaultWindow, fault: InstanceFault) -> None:
+        """An instance crashes, hangs or slows; nothing happens when the one that was named does not run."""
+        loop = asyncio.get_running_loop()
+        ids = self._instances.ids()
+        if fault.instance != "any":
+            ids = [instance_id for instance_id in ids if instance_id == fault.instance]
+        if not ids:
+            self._tell_of(fault.instance, fault.kind, "missed", 0.0)
+            return
+        drawn = uniforms(self._seed, "fault instance", number)[0]
+        instance_id = ids[int(drawn * len(ids))]
+        duration_s = window.until_s - window.from_s
+        until_s = loop.time() + duration_s
+        self._tell_of(instance_id, fault.kind, "began", 0.0)
+        match fault.kind:
+            case "instance_crash":
+                self._instances.crash(instance_id, until_s)
+            case "instance_hang":
+                self._instances.hang(instance_id, until_s)
+            case "instance_slow":
+                self._instances.slow_down(instance_id, fault.factor)
+        loop.call_later(duration_s, self._relieve, instance_id, fault)
+
+    def _relieve(self, instance_id: str, fault: InstanceFault) -> None:
+        if fault.kind == "instance_slow":
+            self._instances.slow_down(instance_id, 1.0)
+        self._tell_of(instance_id, fault.kind, "ended", 0.0)
 
     def _end(self, window: FaultWindow, link: Link | None, extra_s: float) -> None:
         if link is not None:
@@ -104,11 +157,14 @@ class FaultPlayer:
                 subject = fault.kind.removesuffix("_outage")
             case _:
                 subject = "endpoint"
+        self._tell_of(subject, fault.kind, state, extra_s)
+
+    def _tell_of(self, subject: str, kind: str, state: str, extra_s: float) -> None:
         self._on_event(
             SystemEvent(
                 t_s=asyncio.get_running_loop().time(),
                 kind="fault",
                 subject=subject,
-                detail={"fault": fault.kind, "state": state, "extra_s": extra_s},
+                detail={"fault": kind, "state": state, "extra_s": extra_s},
             )
         )

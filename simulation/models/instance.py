@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
+
+import msgspec
 
 from reference_impl.deployment import InstanceSpec
+from reference_impl.errors import ConnectionFailed
 from reference_impl.instances.boot import boot_time_s
+from reference_impl.instances.heartbeat import STALE_INTERVALS
 from reference_impl.instances.instance import Instance
-from reference_impl.instances.port import InstanceMetrics, RunningInstance
+from reference_impl.instances.port import InstanceMetrics, InstanceStatus, RunningInstance
+from reference_impl.messages import Call, Completion, Emit
 from reference_impl.overload.jitter import Uniform
+from simulation.kernel import running_loop
 from simulation.models.cpu import VirtualCpu
 from simulation.models.network import Link, RemotePort
 
@@ -43,6 +51,46 @@ class VirtualInstance:
     cpu: VirtualCpu
     usage: CpuUsage
     report: InstanceMetrics
+    ended: asyncio.Future[str]
+    process: _Process | None = None
+    hung_until_s: float = 0.0
+
+
+class _Process:
+    """The process around an instance: when it crashes, whoever waits for it sees the connection break."""
+
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+        # A dict, not a set: cut off in the order in which the calls came.
+        self._calls: dict[asyncio.Task[Any], None] = {}
+        self._crashed = False
+
+    async def complete(self, call: Call, emit: Emit | None = None) -> Completion:
+        task = asyncio.current_task()
+        assert task is not None
+        if self._crashed:
+            raise self._lost()
+        self._calls[task] = None
+        try:
+            return await self._instance.complete(call, emit)
+        except asyncio.CancelledError:
+            if task not in self._calls and task.uncancel() == 0:  # `crash` took it out
+                raise self._lost() from None
+            raise
+        finally:
+            self._calls.pop(task, None)
+
+    def crash(self) -> None:
+        self._crashed = True
+        calls, self._calls = self._calls, {}
+        for task in calls:
+            task.cancel()
+
+    async def aclose(self) -> None:
+        await self._instance.aclose()
+
+    def _lost(self) -> ConnectionFailed:
+        return ConnectionFailed(f"{self._instance.instance_id}: the connection was lost")
 
 
 class VirtualProvider:
@@ -57,6 +105,7 @@ class VirtualProvider:
         link: between the gateway and every instance.
         uniform: luck of boot times.
         on_stopped: told an instance that has ended, for its last samples.
+        crashable: whether `crash` will be asked for; a call then costs a little more.
     """
 
     def __init__(
@@ -66,29 +115,38 @@ class VirtualProvider:
         link: Link,
         uniform: Uniform,
         on_stopped: Callable[[VirtualInstance], None],
+        *,
+        crashable: bool = False,
     ) -> None:
         self._spec = spec
         self._make = make
         self._link = link
         self._uniform = uniform
         self._on_stopped = on_stopped
-        self._loop = asyncio.get_running_loop()
+        self._crashable = crashable
+        # Instants before which a replacement of what crashed does not begin to boot.
+        self._held_back_until_s: deque[float] = deque()
+        self._loop = running_loop()
         self._running: dict[str, VirtualInstance] = {}
 
     async def start(self, instance_id: str) -> RunningInstance:
+        if self._held_back_until_s:
+            await self._loop.until(self._held_back_until_s.popleft())
         await asyncio.sleep(boot_time_s(self._spec, instance_id, self._uniform))
         instance, cpu = self._make(instance_id)
+        ended: asyncio.Future[str] = self._loop.create_future()
+        process = _Process(instance) if self._crashable else None
         self._running[instance_id] = VirtualInstance(
-            instance, cpu, CpuUsage(cpu), instance.metrics()
+            instance, cpu, CpuUsage(cpu), instance.metrics(), ended, process
         )
-        return RunningInstance(
-            instance_id, RemotePort(instance, self._link), self._spec.concurrency
-        )
+        port = RemotePort(process if process is not None else instance, self._link)
+        return RunningInstance(instance_id, port, self._spec.concurrency, ended)
 
     async def stop(self, instance_id: str, drain_s: float) -> None:
         running = self._running.get(instance_id)
         if running is None:
             return
+        running.ended.cancel()
         await running.instance.drain(drain_s)
         if self._running.pop(instance_id, None) is not None:
             self._on_stopped(running)
@@ -97,13 +155,46 @@ class VirtualProvider:
     def metrics(self) -> list[InstanceMetrics]:
         now_s = self._loop.time()
         for running in self._running.values():
-            if now_s - running.usage.looked_s >= self._spec.heartbeat_s:
+            silent_s = now_s - running.usage.looked_s
+            if running.hung_until_s > now_s:
+                if silent_s > STALE_INTERVALS * self._spec.heartbeat_s:
+                    running.report = msgspec.structs.replace(
+                        running.report, status=InstanceStatus.UNHEALTHY
+                    )
+            elif silent_s >= self._spec.heartbeat_s:
                 running.report = running.instance.metrics(cpu_usage=running.usage.since_last())
         return [running.report for running in self._running.values()]
 
     def running(self) -> Iterator[VirtualInstance]:
         """Every instance that is up, in the order in which they became ready."""
         return iter(self._running.values())
+
+    # Faults.
+
+    def crash(self, instance_id: str, until_s: float) -> None:
+        """The process dies with all its calls; a replacement begins to boot no earlier than `until_s`."""
+        running = self._running.pop(instance_id)
+        self._held_back_until_s.append(until_s)
+        self._on_stopped(running)
+        assert running.process is not None, "the provider was made without `crashable`"
+        running.process.crash()
+        running.ended.set_result("crashed")
+
+    def hang(self, instance_id: str, until_s: float) -> None:
+        """The process stands still: no answers, no heartbeats."""
+        running = self._running[instance_id]
+        running.hung_until_s = max(running.hung_until_s, until_s)
+        running.cpu.pause(until_s)
+
+    def slow_down(self, instance_id: str, factor: float) -> None:
+        """Its CPU work takes `factor` times as long (1: as usual); without effect when it has ended."""
+        running = self._running.get(instance_id)
+        if running is not None:
+            running.cpu.slow_down(factor)
+
+    def ids(self) -> list[str]:
+        """The ids of the instances that are up, in the order in which they became ready."""
+        return list(self._running)
 
     async def aclose(self) -> None:
         for instance_id in list(self._running):

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from reference_impl.compute import Step
 from reference_impl.deployment import DeploymentSpec, Spec
 from simulation.scenario.caches import CacheServerSpec, SemanticAccuracy
+from simulation.scenario.database import DatabaseDemand
 from simulation.scenario.distributions import Constant, Distribution
 from simulation.scenario.endpoint import EndpointProfile, load_profile
 from simulation.scenario.faults import Fault, FaultWindow, endpoint_faults, fault_windows
@@ -168,7 +169,7 @@ class Scenario(Spec):
         endpoint: how the LLM endpoint behaves: a profile's name, `{profile: NAME, ...}` with some fields replaced, or
             the profile itself.
         stations: extra stations that every request passes on its way to the gateway, in this order.
-        network, cpu, cache_server: what the surroundings cost in virtual time.
+        network, cpu, database, cache_server: what the surroundings cost in virtual time.
         semantics: what a cache by meaning finds in virtual time.
         faults: what goes wrong. slos: what was promised.
         horizon_s: no request is sent from here on. drain_s: how long the run then waits for answers.
@@ -187,6 +188,7 @@ class Scenario(Spec):
     stations: tuple[StationSpec, ...] = ()
     network: NetworkSpec = NetworkSpec()
     cpu: CpuSpec = CpuSpec()
+    database: DatabaseDemand = DatabaseDemand()
     cache_server: CacheServerSpec = CacheServerSpec()
     semantics: SemanticAccuracy = SemanticAccuracy()
     faults: tuple[Fault, ...] = ()

@@ -7,8 +7,6 @@ measured in CPU time. Level 2 is measured by the clock, because part of it is an
 that it was given, while ours are found, checked for their age and decoded.
 """
 
-# ruff: noqa: T201 - a script that prints its result
-
 from __future__ import annotations
 
 import argparse

@@ -5,8 +5,6 @@ One injector in Locust against the small server of the tests, each in a process 
     PYTHONPATH=. python tests/benchmarks/injector.py [seconds a run]
 """
 
-# ruff: noqa: T201 - a script that prints its result
-
 from __future__ import annotations
 
 import sys

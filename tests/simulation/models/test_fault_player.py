@@ -102,9 +102,9 @@ def test_a_share_of_the_attempts_fails_by_the_luck_of_each() -> None:
 
 def test_a_fault_that_nothing_can_play_is_refused_and_not_left_out() -> None:
     with pytest.raises(
-        ScenarioError, match=r"^faults\.0: instance_hang cannot be played in virtual"
+        ScenarioError, match=r"^faults\.0: broker_outage cannot be played in virtual"
     ):
-        played([{"kind": "instance_hang", "at_s": 3}])
+        played([{"kind": "broker_outage", "at_s": 3}])
 
 
 @pytest.mark.parametrize(
@@ -114,5 +114,7 @@ def test_a_fault_that_nothing_can_play_is_refused_and_not_left_out() -> None:
 def test_an_outage_of_a_server_that_there_is_not_names_the_setting_that_it_needs(
     kind: str, setting: str
 ) -> None:
-    with pytest.raises(ScenarioError, match=rf"^faults\.0: there is no .*set deployment\.{setting}"):
+    with pytest.raises(
+        ScenarioError, match=rf"^faults\.0: there is no .*set deployment\.{setting}"
+    ):
         played([{"kind": kind, "at_s": 3}])
