@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from reference_impl.batches.routes import BatchRoutes
 from reference_impl.errors import (
     AuthenticationFailed,
     InvalidRequest,
@@ -28,7 +29,7 @@ from reference_impl.errors import (
 )
 from reference_impl.instances.port import InstanceMetrics
 from reference_impl.llm.port import MessagesPort
-from reference_impl.llm.wire import OUTCOME_HEADER
+from reference_impl.llm.wire import ATTEMPTS_HEADER, OUTCOME_HEADER
 from reference_impl.messages import TAG_HEADER, Call, Chunk, RequestTag
 from reference_impl.metrics import ServiceMetrics
 from reference_impl.telemetry import RequestTrace
@@ -142,7 +143,7 @@ class MessagesEndpoint:
 
     def _call(self, scope: Scope, body: bytes) -> Call:
         headers = dict(scope["headers"])
-        tenant = self._authenticate(headers)
+        tenant = self.authenticate(headers)
         try:
             head = _decode_head(body)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -165,7 +166,8 @@ class MessagesEndpoint:
             tag=tag,
         )
 
-    def _authenticate(self, headers: Mapping[bytes, bytes]) -> str:
+    def authenticate(self, headers: Mapping[bytes, bytes]) -> str:
+        """The tenant whose key the headers hold. Raises AuthenticationFailed."""
         if not self._tenants:
             return ""
         given = headers.get(b"x-api-key") or headers.get(b"authorization", b"").removeprefix(
@@ -227,6 +229,8 @@ class _Reply:
             (b"request-id", b"req_%016x" % call.request_id),
             (b"x-twinload-cache", call.trace.cache.encode()),
         ]
+        if call.trace.attempts:
+            headers.append((ATTEMPTS_HEADER.encode(), str(call.trace.attempts).encode()))
         if call.trace.instance:
             headers.append((b"x-twinload-instance", call.trace.instance.encode()))
         return headers
@@ -321,6 +325,7 @@ def gateway_app(
     *,
     on_heartbeat: Callable[[InstanceMetrics], bool],
     control_token: str,
+    batches: BatchRoutes | None = None,
 ) -> Starlette:
     """The gateway as a service. Heartbeats of instances need the control token that they were started with."""
     decode = msgspec.json.Decoder(InstanceMetrics).decode
@@ -339,6 +344,7 @@ def gateway_app(
     return Starlette(
         routes=[
             Route("/v1/messages", messages, methods=["POST"]),
+            *([] if batches is None else batches.routes()),
             Route(HEARTBEAT_PATH, heartbeat, methods=["POST"]),
             *_observability(metrics, is_ready),
         ]

@@ -1,7 +1,7 @@
 """A private RabbitMQ node from Debian's package, on free ports of the loopback, as whoever starts it.
 
 The wrapper in /usr/sbin changes user and reads /etc; the script inside the package does not, if it is told everything. The
-node's name server (epmd) outlives it and is ended with it.
+node's name server (epmd), which would outlive it, is started and ended with it.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class RabbitMQNode:
         self._script = find_rabbitmq_server()
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
+        self._epmd: subprocess.Popen[bytes] | None = None
         self.port = free_port()
         self._distribution_port = free_port()
         self._epmd_port = free_port()
@@ -69,6 +70,9 @@ class RabbitMQNode:
         """Start and wait for its AMQP greeting. Raises ServiceUnavailable with the end of its log."""
         environment = self._write_settings()
         log = self._folder / "rabbitmq.log"
+        if self._epmd is None:
+            # Before the node, which would start one as a daemon that nobody could end with it.
+            self._epmd = spawn(["epmd"], log, environment=environment)
         self._process = spawn([str(self._script)], log, environment=environment)
         loop = asyncio.get_running_loop()
         give_up_s = loop.time() + _START_LIMIT_S
@@ -104,20 +108,17 @@ class RabbitMQNode:
         return self._process is not None and group_is_alive(self._process.pid)
 
     def end_epmd(self) -> None:
-        """The name server was started as a daemon; it ends when asked, once no node is registered."""
-        subprocess.run(
-            ["epmd", "-kill"],  # noqa: S607 - found on the path by find_rabbitmq_server
-            env={**os.environ, "ERL_EPMD_PORT": str(self._epmd_port)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=False,
-            timeout=10,
-        )
+        """The name server knows nothing that is worth a farewell."""
+        if self._epmd is not None:
+            self._epmd.kill()
+            self._epmd.wait()
+            self._epmd = None
 
-    def settings(self) -> dict[str, int]:
-        """What `services down` needs to end it from another process."""
-        return {"pid": self.pid, "epmd_port": self._epmd_port}
+    def pids(self) -> list[int]:
+        """Leaders of its process groups: the node's, then the name server's."""
+        assert self._process is not None
+        assert self._epmd is not None
+        return [self._process.pid, self._epmd.pid]
 
     def _answers(self) -> bool:
         try:

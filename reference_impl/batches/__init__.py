@@ -1,0 +1,1 @@
+"""Message batches: thousands of requests submitted at once, answered through a queue."""

@@ -1,0 +1,177 @@
+"""`/v1/messages/batches` as routes of the gateway, in the shapes that the SDK reads."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from reference_impl.batches.port import Batch, BatchRequest
+from reference_impl.batches.service import BatchService
+from reference_impl.errors import InvalidRequest, PayloadTooLarge, ServiceError
+
+__all__ = ["BatchRoutes"]
+
+_PATH: Final = "/v1/messages/batches"
+_MAX_BODY_BYTES: Final = 256 * 1024 * 1024  # the Message Batches API's own limit
+_RESULTS_AT_ONCE: Final = 500
+_DEFAULT_PAGE: Final = 20
+_MAX_PAGE: Final = 1000
+
+
+class _Body(msgspec.Struct):
+    requests: list[BatchRequest]
+
+
+_decode_body = msgspec.json.Decoder(_Body).decode
+
+Answer = Callable[[Request, str], Awaitable[Response]]
+
+
+class BatchRoutes:
+    """The HTTP side of a `BatchService`.
+
+    Args:
+        service: does the work.
+        authenticate: headers -> tenant; raises AuthenticationFailed.
+    """
+
+    def __init__(
+        self, service: BatchService, authenticate: Callable[[Mapping[bytes, bytes]], str]
+    ) -> None:
+        self._service = service
+        self._authenticate = authenticate
+
+    def routes(self) -> list[Route]:
+        one = _PATH + "/{batch_id}"
+        return [
+            Route(_PATH, self._answering(self._create), methods=["POST"]),
+            Route(_PATH, self._answering(self._list), methods=["GET"]),
+            Route(one, self._answering(self._retrieve), methods=["GET"]),
+            Route(one, self._answering(self._delete), methods=["DELETE"]),
+            Route(one + "/results", self._answering(self._results), methods=["GET"]),
+            Route(one + "/cancel", self._answering(self._cancel), methods=["POST"]),
+        ]
+
+    def _answering(self, answer: Answer) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            try:
+                return await answer(request, self._authenticate(dict(request.headers.raw)))
+            except ServiceError as error:
+                headers = {}
+                if error.retry_after_s is not None:
+                    headers["retry-after"] = f"{error.retry_after_s:g}"
+                document = {
+                    "type": "error",
+                    "error": {"type": error.error_type, "message": error.message},
+                }
+                return JSONResponse(document, error.status, headers)
+
+        return endpoint
+
+    async def _create(self, request: Request, tenant: str) -> Response:
+        parts: list[bytes] = []
+        size = 0
+        async for part in request.stream():
+            size += len(part)
+            if size > _MAX_BODY_BYTES:
+                raise PayloadTooLarge(f"the body exceeds {_MAX_BODY_BYTES} bytes")
+            parts.append(part)
+        try:
+            body = _decode_body(b"".join(parts))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise InvalidRequest(f"the body is no batch: {error}") from error
+        batch = await self._service.create(tenant, body.requests)
+        return JSONResponse(_shown(request, batch))
+
+    async def _list(self, request: Request, tenant: str) -> Response:
+        query = request.query_params
+        try:
+            limit = int(query.get("limit", _DEFAULT_PAGE))
+        except ValueError:
+            limit = 0
+        if not 1 <= limit <= _MAX_PAGE:
+            raise InvalidRequest(f"limit: expected 1 to {_MAX_PAGE}, got {query['limit'][:20]!r}")
+        batches = await self._service.of_tenant(tenant)
+        ids = [batch.batch_id for batch in batches]
+        if (after := query.get("after_id")) is not None:
+            batches = batches[_place(ids, "after_id", after) + 1 :]
+            page, more = batches[:limit], len(batches) > limit
+        elif (before := query.get("before_id")) is not None:
+            batches = batches[: _place(ids, "before_id", before)]
+            page, more = batches[-limit:], len(batches) > limit
+        else:
+            page, more = batches[:limit], len(batches) > limit
+        return JSONResponse(
+            {
+                "data": [_shown(request, batch) for batch in page],
+                "has_more": more,
+                "first_id": page[0].batch_id if page else None,
+                "last_id": page[-1].batch_id if page else None,
+            }
+        )
+
+    async def _retrieve(self, request: Request, tenant: str) -> Response:
+        batch = await self._service.retrieve(tenant, request.path_params["batch_id"])
+        return JSONResponse(_shown(request, batch))
+
+    async def _cancel(self, request: Request, tenant: str) -> Response:
+        batch = await self._service.cancel(tenant, request.path_params["batch_id"])
+        return JSONResponse(_shown(request, batch))
+
+    async def _delete(self, request: Request, tenant: str) -> Response:
+        batch_id = request.path_params["batch_id"]
+        await self._service.delete(tenant, batch_id)
+        return JSONResponse({"id": batch_id, "type": "message_batch_deleted"})
+
+    async def _results(self, request: Request, tenant: str) -> Response:
+        batch_id = request.path_params["batch_id"]
+        first = await self._service.results(tenant, batch_id, -1, _RESULTS_AT_ONCE)
+
+        async def lines() -> AsyncIterator[bytes]:
+            rows = first
+            while rows:
+                yield b"".join(line for _, line in rows)
+                rows = await self._service.results(tenant, batch_id, rows[-1][0], _RESULTS_AT_ONCE)
+
+        return StreamingResponse(lines(), media_type="application/x-jsonl")
+
+
+def _place(ids: list[str], field: str, batch_id: str) -> int:
+    try:
+        return ids.index(batch_id)
+    except ValueError:
+        raise InvalidRequest(f"{field}: no batch {batch_id[:100]!r}") from None
+
+
+def _shown(request: Request, batch: Batch) -> dict[str, Any]:
+    """A batch as the API shows it. The URL of its results is the one by which the client came."""
+    ended = batch.status == "ended"
+    url = f"{request.url.scheme}://{request.url.netloc}{_PATH}/{batch.batch_id}/results"
+    return {
+        "id": batch.batch_id,
+        "type": "message_batch",
+        "processing_status": batch.status,
+        "request_counts": {
+            "processing": batch.processing,
+            "succeeded": batch.succeeded,
+            "errored": batch.errored,
+            "canceled": batch.canceled,
+            "expired": batch.expired,
+        },
+        "created_at": _date(batch.created_s),
+        "expires_at": _date(batch.expires_s),
+        "ended_at": _date(batch.ended_s),
+        "cancel_initiated_at": _date(batch.cancel_initiated_s),
+        "archived_at": None,
+        "results_url": url if ended else None,
+    }
+
+
+def _date(instant_s: float | None) -> str | None:
+    return None if instant_s is None else datetime.fromtimestamp(instant_s, UTC).isoformat()
