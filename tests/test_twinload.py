@@ -175,6 +175,8 @@ def test_an_interrupted_simulation_keeps_what_it_recorded_and_is_marked_incomple
     finally:
         process.kill()
     assert process.returncode == 1
-    assert err.strip() == "error: interrupted; what was recorded so far is kept and marked incomplete"
+    assert (
+        err.strip() == "error: interrupted; what was recorded so far is kept and marked incomplete"
+    )
     assert not Manifest.read(tmp_path / "run").complete
     assert len(read_requests(tmp_path / "run")) > 1000
