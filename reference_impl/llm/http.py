@@ -14,7 +14,12 @@ import msgspec
 from reference_impl.errors import ServiceError, StreamBroken, UpstreamFailed
 from reference_impl.llm.sse import EventTooLong, SseFramer
 from reference_impl.llm.transport import HttpTransport
-from reference_impl.llm.wire import AnswerReader, completion_of_body, error_of_response
+from reference_impl.llm.wire import (
+    ATTEMPTS_HEADER,
+    AnswerReader,
+    completion_of_body,
+    error_of_response,
+)
 from reference_impl.messages import TAG_HEADER, Call, Chunk, Completion, Emit
 
 __all__ = ["HttpMessages"]
@@ -79,6 +84,9 @@ class HttpMessages:
             answer = _WholeAnswer(self._max_body_bytes)
         try:
             await self._transport.post(_PATH, headers, call.body, answer)
+            if self._trust_outcome:
+                attempts = answer.headers.get(ATTEMPTS_HEADER, "")
+                call.trace.attempts += int(attempts) if attempts.isdecimal() else 0
             if answer.status >= 400:
                 raise error_of_response(
                     answer.status,

@@ -24,6 +24,7 @@ from reference_impl.llm.sse import split_events
 from reference_impl.messages import Completion, Usage
 
 __all__ = [
+    "ATTEMPTS_HEADER",
     "OUTCOME_HEADER",
     "AnswerReader",
     "completion_of_body",
@@ -34,6 +35,8 @@ __all__ = [
 # Set by our own instances on errors, so that a gateway records the outcome that the instance saw: 529 alone does not tell a
 # full queue of ours from the provider's overload.
 OUTCOME_HEADER: Final = "x-twinload-outcome"
+# Set by our own instances on every answer: upstream calls made for it, so that a gateway's ledger knows what retries cost.
+ATTEMPTS_HEADER: Final = "x-twinload-attempts"
 
 _ERROR_OF_OUTCOME: Final[dict[str, type[ServiceError]]] = {
     kind.outcome: kind
