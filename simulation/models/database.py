@@ -34,8 +34,9 @@ T = TypeVar("T")
 Outage = Literal["refusing", "hanging"]
 Statement = Literal["reserve", "write", "query"]
 
-# Messages there and back while a connection is held: a batch is begin, claim, COPY (two), books, commit.
-_ROUND_TRIPS: Final[dict[Statement, int]] = {"reserve": 1, "write": 6, "query": 1}
+# Messages there and back while a connection is held; the last is the reset with which a pool takes one back. A batch is
+# begin, setting, claim, COPY (two), books, commit.
+_ROUND_TRIPS: Final[dict[Statement, int]] = {"reserve": 2, "write": 8, "query": 2}
 
 
 class DatabaseServer:
