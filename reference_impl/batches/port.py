@@ -72,7 +72,9 @@ class BatchStore(Protocol):
         """Keep the result (JSON) of a request unless it has one. Returns whether it is this one."""
         ...
 
-    async def has_result(self, batch_id: str, index: int) -> bool: ...
+    async def still_wanted(self, batch_id: str, index: int) -> tuple[float, bool] | None:
+        """(when its batch expires, whether that is being canceled) of a request without a result; None: nobody waits."""
+        ...
 
     async def expire(self, batch_id: str, result: bytes, now: float) -> None:
         """Give every request without a result this one, of kind `expired`."""

@@ -188,13 +188,14 @@ class BatchWorker:
     async def handle(self, task: QueuedTask) -> None:
         """One request, to its result. Raises the call's error while another attempt may succeed."""
         payload = msgspec.convert(task.payload, _TaskPayload)
-        batch = await self._store.get(payload.batch_id)
-        if batch is None or await self._store.has_result(payload.batch_id, payload.index):
+        wanted = await self._store.still_wanted(payload.batch_id, payload.index)
+        if wanted is None:
             return
+        expires_s, is_canceled = wanted
         kind: ResultKind
-        if batch.cancel_initiated_s is not None:
+        if is_canceled:
             kind, result = "canceled", b'{"type":"canceled"}'
-        elif self._wall_clock() >= batch.expires_s:
+        elif self._wall_clock() >= expires_s:
             kind, result = "expired", b'{"type":"expired"}'
         else:
             kind, result = await self._answer(task, payload)

@@ -111,12 +111,14 @@ class SqliteBatchStore:
 
         return await self._run(work)
 
-    async def has_result(self, batch_id: str, index: int) -> bool:
-        def work(db: sqlite3.Connection) -> bool:
+    async def still_wanted(self, batch_id: str, index: int) -> tuple[float, bool] | None:
+        def work(db: sqlite3.Connection) -> tuple[float, bool] | None:
             row = db.execute(
-                "SELECT kind FROM requests WHERE batch_id = ? AND number = ?", (batch_id, index)
+                "SELECT expires_s, cancel_initiated_s IS NOT NULL FROM requests JOIN batches USING (batch_id) "
+                "WHERE batch_id = ? AND number = ? AND kind = 'processing'",
+                (batch_id, index),
             ).fetchone()
-            return row is None or row[0] != "processing"
+            return None if row is None else (row[0], bool(row[1]))
 
         return await self._run(work)
 
