@@ -50,21 +50,25 @@ _CLAIM: Final = """
 _LOCK_BUDGETS: Final = (
     "SELECT FROM ledger_budgets WHERE key_id = ANY($1) ORDER BY key_id FOR UPDATE"
 )
-_ADD_SPENT: Final = """
-    UPDATE ledger_budgets b SET spent_nanousd = spent_nanousd + s.cost
-    FROM unnest($1::text[], $2::bigint[]) AS s (key_id, cost) WHERE b.key_id = s.key_id"""
-_RELEASE: Final = """
+# What was spent and what is released, in one statement: the locks on budgets are held for two round trips and no longer,
+# because reservations of the same keys wait for them.
+_BOOK: Final = """
     WITH asked AS (
         SELECT h.hold, h.key_id, least(h.held_nanousd, a.nanousd) AS taken
-        FROM unnest($1::text[], $2::text[], $3::bigint[]) AS a (hold, key_id, nanousd)
+        FROM unnest($3::text[], $4::text[], $5::bigint[]) AS a (hold, key_id, nanousd)
         JOIN ledger_holds h USING (hold, key_id)
     ), released AS (
         UPDATE ledger_holds h SET held_nanousd = h.held_nanousd - asked.taken
         FROM asked WHERE h.hold = asked.hold AND h.key_id = asked.key_id
     )
-    UPDATE ledger_budgets b SET held_nanousd = b.held_nanousd - t.taken
-    FROM (SELECT key_id, sum(taken)::bigint AS taken FROM asked GROUP BY key_id) t
-    WHERE b.key_id = t.key_id"""
+    UPDATE ledger_budgets b
+    SET spent_nanousd = b.spent_nanousd + t.cost, held_nanousd = b.held_nanousd - t.taken
+    FROM (
+        SELECT key_id, sum(cost)::bigint AS cost, sum(taken)::bigint AS taken FROM (
+            SELECT key_id, cost, 0 AS taken FROM unnest($1::text[], $2::bigint[]) AS s (key_id, cost)
+            UNION ALL SELECT key_id, 0, taken FROM asked
+        ) u GROUP BY key_id
+    ) t WHERE b.key_id = t.key_id"""
 _RENEW: Final = """
     UPDATE ledger_holds h SET ends_at = now() + h.hold_s * interval '1 second'
     FROM unnest($1::text[], $2::text[]) AS r (hold, key_id)
@@ -125,14 +129,11 @@ class PostgresLedger:
             costs: dict[str, int] = {}
             if batch.entries:
                 new, costs = await _insert(connection, batch.entries)
-            released = sorted({key_id for _, key_id, _ in batch.releases})
-            keys = sorted({*costs, *released})
+            keys = sorted({*costs, *(key_id for _, key_id, _ in batch.releases)})
             if keys:
                 await connection.execute(_LOCK_BUDGETS, keys)
-            if costs:
-                await connection.execute(_ADD_SPENT, list(costs), list(costs.values()))
-            if released:
-                await connection.execute(_RELEASE, *_columns(batch.releases, 3))
+                releases = _columns(batch.releases, 3)
+                await connection.execute(_BOOK, list(costs), list(costs.values()), *releases)
             if batch.renewals:
                 await connection.execute(_RENEW, *_columns(batch.renewals, 2))
             return new
