@@ -125,6 +125,7 @@ async def _taskiq(url: str, name: str, number: int) -> tuple[float, float, float
     async def call(prompt: str, n: int) -> None: ...
 
     task = broker.register_task(call, task_name="call")
+    broker.is_worker_process = True  # only then does it open a channel to read
     await broker.startup()
     messages: Any = broker.listen()
 

@@ -1,0 +1,233 @@
+"""Message batches as an unchanged SDK meets them: a queue in memory, a file, and an endpoint that fails on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from anthropic import AsyncAnthropic, BadRequestError, NotFoundError
+
+from reference_impl.batches.port import Batch, BatchRequest
+from reference_impl.batches.routes import BatchRoutes
+from reference_impl.batches.service import BatchService, BatchWorker
+from reference_impl.batches.sqlite_store import SqliteBatchStore
+from reference_impl.deployment import RetrySpec
+from reference_impl.errors import InvalidRequest, Overloaded
+from reference_impl.live.serving import serving
+from reference_impl.live.wall_clock import wall_clock_s
+from reference_impl.messages import Call, Completion, Emit, Usage
+from reference_impl.metrics import ServiceMetrics
+from reference_impl.queues.memory import MemoryQueue
+from reference_impl.service import MessagesEndpoint, gateway_app
+from reference_impl.task_processor import TaskProcessor
+
+
+class Endpoint:
+    """Answers with the prompt; refuses "bad", is overloaded at the first call for "busy", and holds "slow" until told."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.go = asyncio.Event()
+
+    async def complete(self, call: Call, emit: Emit | None = None) -> Completion:
+        prompt = msgspec.json.decode(call.body)["messages"][0]["content"]
+        self.calls.append(prompt)
+        if prompt == "bad":
+            raise InvalidRequest("bad prompt")
+        if prompt == "busy" and self.calls.count("busy") == 1:
+            raise Overloaded("try later")
+        if prompt == "slow":
+            await self.go.wait()
+        message = {
+            "id": "msg_1",
+            "type": "message",
+            "role": "assistant",
+            "model": call.model,
+            "content": [{"type": "text", "text": prompt}],
+            "stop_reason": "end_turn",
+            "stop_sequence": None,
+            "usage": {"input_tokens": 1, "output_tokens": 1},
+        }
+        return Completion(Usage(1, 1), body=msgspec.json.encode(message))
+
+    async def aclose(self) -> None:
+        self.go.set()
+
+
+@asynccontextmanager
+async def stack(
+    folder: Path, *, concurrency: int = 4
+) -> AsyncIterator[tuple[AsyncAnthropic, AsyncAnthropic, Endpoint]]:
+    """Clients of two tenants, and the endpoint behind."""
+    upstream, queue, metrics = Endpoint(), MemoryQueue(), ServiceMetrics({})
+    store = SqliteBatchStore(folder / "batches.sqlite")
+    endpoint = MessagesEndpoint(upstream, metrics, itertools.count(), {"one": "a", "two": "b"})
+    service = BatchService(store, queue, wall_clock_s)
+    processor = TaskProcessor(
+        queue, concurrency=concurrency, retry=RetrySpec(backoff_s=0.01, backoff_max_s=0.02)
+    )
+    BatchWorker(upstream, store, itertools.count(), wall_clock_s).register(processor)
+    running = asyncio.create_task(processor.process_queue())
+    app = gateway_app(
+        endpoint,
+        metrics,
+        lambda: True,
+        on_heartbeat=lambda _: False,
+        control_token="unused",
+        batches=BatchRoutes(service, endpoint.authenticate),
+    )
+    try:
+        async with (
+            serving(app, 0) as url,
+            AsyncAnthropic(api_key="one", base_url=url, max_retries=0) as one,
+            AsyncAnthropic(api_key="two", base_url=url, max_retries=0) as two,
+        ):
+            yield one, two, upstream
+    finally:
+        await processor.drain(0)
+        await running
+        await queue.close()
+        await store.aclose()
+
+
+def request(custom_id: str, prompt: str, max_tokens: int = 8) -> Any:
+    return {
+        "custom_id": custom_id,
+        "params": {
+            "model": "claude-haiku-4-5",
+            "max_tokens": max_tokens,
+            "messages": [{"role": "user", "content": prompt}],
+        },
+    }
+
+
+async def ended(client: AsyncAnthropic, batch_id: str) -> Any:
+    async with asyncio.timeout(10):
+        while True:
+            batch = await client.messages.batches.retrieve(batch_id)
+            if batch.processing_status == "ended":
+                return batch
+            await asyncio.sleep(0.02)
+
+
+def test_a_batch_ends_with_a_result_for_every_request_by_its_id(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with stack(tmp_path) as (client, _, upstream):
+            batch = await client.messages.batches.create(
+                requests=[request("good", "hello"), request("odd", "bad"), request("late", "busy")]
+            )
+            assert batch.results_url is None
+            batch = await ended(client, batch.id)
+            counts = batch.request_counts
+            assert (counts.succeeded, counts.errored, counts.processing) == (2, 1, 0)
+            results: dict[str, Any] = {
+                entry.custom_id: entry.result
+                async for entry in await client.messages.batches.results(batch.id)
+            }
+            assert results["good"].message.content[0].text == "hello"
+            assert results["late"].message.content[0].text == "busy"
+            assert results["odd"].error.error.type == "invalid_request_error"
+            assert upstream.calls.count("busy") == 2
+
+    asyncio.run(body())
+
+
+def test_a_canceled_batch_ends_what_runs_and_nothing_else(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with stack(tmp_path, concurrency=1) as (client, _, upstream):
+            batch = await client.messages.batches.create(
+                requests=[request(f"r-{n}", "slow") for n in range(5)]
+            )
+            async with asyncio.timeout(10):
+                while not upstream.calls:
+                    await asyncio.sleep(0.01)
+            canceling = await client.messages.batches.cancel(batch.id)
+            assert canceling.processing_status == "canceling"
+            upstream.go.set()
+            batch = await ended(client, batch.id)
+            assert (batch.request_counts.succeeded, batch.request_counts.canceled) == (1, 4)
+            deleted = await client.messages.batches.delete(batch.id)
+            assert deleted.id == batch.id
+            with pytest.raises(NotFoundError):
+                await client.messages.batches.retrieve(batch.id)
+
+    asyncio.run(body())
+
+
+def test_a_tenant_sees_its_own_batches_page_by_page(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with stack(tmp_path) as (one, two, _):
+            made = [
+                (await one.messages.batches.create(requests=[request("r", "hi")])).id
+                for _ in range(5)
+            ]
+            seen = [batch.id async for batch in one.messages.batches.list(limit=2)]
+            assert seen == made[::-1]
+            assert [batch.id async for batch in two.messages.batches.list()] == []
+            with pytest.raises(NotFoundError):
+                await two.messages.batches.retrieve(made[0])
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize(
+    ("requests", "named"),
+    [
+        ([], "expected 1 to 100000"),
+        ([request("a", "x"), request("a", "y")], r"requests.1.custom_id: 'a' is used twice"),
+        ([request("a b", "x")], r"requests.0.custom_id"),
+        ([request("a", "x", max_tokens=0)], r"requests.0.params: max_tokens"),
+        ([{"custom_id": "a", "params": {"model": "m"}}], r"requests.0.params.*max_tokens"),
+    ],
+)
+def test_a_batch_that_is_wrong_is_refused_with_its_place(
+    tmp_path: Path, requests: Any, named: str
+) -> None:
+    async def body() -> None:
+        async with stack(tmp_path) as (client, _, upstream):
+            with pytest.raises(BadRequestError, match=named):
+                await client.messages.batches.create(requests=requests)
+            assert upstream.calls == []
+
+    asyncio.run(body())
+
+
+def test_a_batch_that_a_crash_left_stored_is_enqueued_at_the_next_start(tmp_path: Path) -> None:
+    async def body() -> None:
+        store, queue = SqliteBatchStore(tmp_path / "b.sqlite"), MemoryQueue()
+        params = msgspec.Raw(msgspec.json.encode(request("a", "hi")["params"]))
+        batch = Batch("msgbatch_1", "", 0.0, 1e12, processing=1)
+        await store.create(batch, [BatchRequest("a", params)])
+        service = BatchService(store, queue, wall_clock_s)
+        assert await service.recover() == 1
+        assert await service.recover() == 0
+        task = await queue.dequeue()
+        assert task is not None
+        assert task.task_id == "msgbatch_1/0"
+        await store.aclose()
+
+    asyncio.run(body())
+
+
+def test_a_batch_that_was_not_done_in_a_day_expires(tmp_path: Path) -> None:
+    async def body() -> None:
+        store, queue = SqliteBatchStore(tmp_path / "b.sqlite"), MemoryQueue()
+        now = [1000.0]
+        service = BatchService(store, queue, lambda: now[0])
+        params = msgspec.Raw(msgspec.json.encode(request("a", "hi")["params"]))
+        batch = await service.create("", [BatchRequest("a", params)])
+        now[0] += 24 * 3600
+        batch = await service.retrieve("", batch.batch_id)
+        assert (batch.status, batch.expired) == ("ended", 1)
+        assert await service.results("", batch.batch_id, -1, 10) == [
+            (0, b'{"custom_id":"a","result":{"type":"expired"}}\n')
+        ]
+        await store.aclose()
+
+    asyncio.run(body())
