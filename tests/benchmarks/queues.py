@@ -7,8 +7,6 @@ another process; `cpu_ms` is this process's CPU time a message for both. Ours an
 (quorum), persistent messages and 200 confirms in flight; taskiq-aio-pika its own default, a classic queue.
 """
 
-
-
 from __future__ import annotations
 
 import argparse
