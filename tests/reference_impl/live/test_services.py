@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from reference_impl.live.services.registry import services_down, services_status, services_up
 from reference_impl.queues.connect import connect_queue, queue_replay, queue_status
 from reference_impl.queues.port import QueuedTask
 from tests.servers.valkey import require_valkey
 
 
+# The servers are meant to outlive whoever started them; `subprocess` wonders about that.
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_service_starts_once_serves_a_queue_and_keeps_its_data(tmp_path: Path) -> None:
     require_valkey()
 
