@@ -149,7 +149,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    with PostgresProcess() as server:
+    # The ledger commits synchronously, so its peers do too.
+    with PostgresProcess("synchronous_commit=on") as server:
         dsn = server.create_database("ledger")
         result = run_live(measure(dsn, arguments.rounds))
     if arguments.json:
