@@ -130,6 +130,7 @@ class KafkaQueue(MessageQueue):
         self._counts = Counts()
         self._arrived = asyncio.Event()
         self._wanted = 1
+        self._start: asyncio.Task[None] | None = None
         self._background: list[asyncio.Task[None]] = []
         self._closed = False
 
@@ -154,7 +155,7 @@ class KafkaQueue(MessageQueue):
 
     async def dequeue_many(self, max_tasks: int, wait_s: float = 0.0) -> list[QueuedTask]:
         loop = asyncio.get_running_loop()
-        await self._start_consuming()
+        await self._consuming()
         until_s = loop.time() + max(wait_s, _ON_THE_WAY_S)
         self._wanted = max_tasks
         while True:
@@ -279,6 +280,8 @@ class KafkaQueue(MessageQueue):
     async def close(self) -> None:
         if self._closed:
             return
+        if self._start is not None:
+            await asyncio.gather(self._start, return_exceptions=True)
         self._closed = True
         for task in self._background:
             task.cancel()
@@ -446,6 +449,16 @@ class KafkaQueue(MessageQueue):
             await producer.stop()
             raise
         return producer
+
+    async def _consuming(self) -> None:
+        """Consumers that run. Their start goes on without a caller who gives up: half a start would leave one behind."""
+        self._check_open()
+        if not self._background:
+            if self._start is None or (self._start.done() and not self._background):
+                self._start = asyncio.create_task(
+                    self._start_consuming(), name="background:kafka-start"
+                )
+            await asyncio.shield(self._start)
 
     async def _start_consuming(self) -> None:
         async with self._producing():
