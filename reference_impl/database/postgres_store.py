@@ -256,7 +256,8 @@ async def _insert(
 ) -> tuple[int, dict[str, int]]:
     """Insert entries; how many were new, and their costs by key."""
     costs: dict[str, int] = defaultdict(int)
-    rows = [_ROW_OF(entry) for entry in entries]
+    # In order of id: two writers with the same rows wait for each other's index entries, and must not do so in a circle.
+    rows = sorted(_ROW_OF(entry) for entry in entries)
     try:
         async with (
             connection.transaction()
