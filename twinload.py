@@ -114,6 +114,16 @@ _ELSEWHERE: dict[str, tuple[str, str, str]] = {
         "compare",
         "Compare variants under the same requests, and rank what can be told apart.",
     ),
+    "db": (
+        "reference_impl.database.commands",
+        "db",
+        "Advise on indexes, batches and the pool of a PostgreSQL database.",
+    ),
+    "ledger": (
+        "reference_impl.database.commands",
+        "ledger",
+        "Show what the ledger says was spent, by key, model and day.",
+    ),
     "profile": (
         "simulation.experiments.profile_commands",
         "profile",
