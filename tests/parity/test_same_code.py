@@ -19,8 +19,10 @@ SOURCE = ROOT / "reference_impl"
 
 pytestmark = [pytest.mark.serial, pytest.mark.timeout(300)]
 
-# Where virtual time never enters: sockets, child processes, signals, the operating system's clocks and drivers.
+# Where virtual time never enters: sockets, child processes, signals, the operating system's clocks, drivers and files.
 ADAPTERS = {
+    "caches/connect.py",
+    "database/backlog.py",
     "live/gateway.py",
     "live/instance.py",
     "live/loop.py",
