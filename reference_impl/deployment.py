@@ -17,6 +17,7 @@ __all__ = [
     "DeploymentSpec",
     "GatewaySpec",
     "InstanceSpec",
+    "QueueSpec",
     "RetrySpec",
     "SemanticCacheSpec",
 ]
@@ -168,6 +169,23 @@ class DatabaseSpec(Spec):
     hold_s: PositiveSeconds = 60.0
 
 
+class QueueSpec(Spec):
+    """Message batches through a queue (`/v1/messages/batches`). `none` offers none; which broker's address, is told to processes.
+
+    `name`: of the queue. Each instance holds at most `concurrency` requests of batches at once, beside the calls that it is
+    sent; `lease_s`: after which what a dead one held goes to another. An answer may take `timeout_s`; one that fails is tried
+    `max_retries` times again, after waits as `retry` says (its `max_attempts` is the processor's business, not the queue's).
+    """
+
+    broker: Literal["none", "rabbitmq", "redis", "kafka"] = "none"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = "batches"
+    concurrency: Count = 8
+    lease_s: PositiveSeconds = 30.0
+    timeout_s: PositiveSeconds = 600.0
+    max_retries: Annotated[int, Field(ge=0, le=1000)] = 20
+    retry: RetrySpec = RetrySpec(backoff_s=1.0, backoff_max_s=60.0)
+
+
 class DeploymentSpec(Spec):
     """The whole system under study. `cores`: CPU cores that its processes share."""
 
@@ -178,4 +196,14 @@ class DeploymentSpec(Spec):
     autoscaler: AutoscalerSpec = AutoscalerSpec()
     cache: CacheSpec = CacheSpec()
     database: DatabaseSpec = DatabaseSpec()
+    queue: QueueSpec = QueueSpec()
     cores: Count = 2
+
+    @model_validator(mode="after")
+    def _batches_are_kept_somewhere(self) -> DeploymentSpec:
+        if self.queue.broker != "none" and self.database.ledger not in ("sqlite", "postgres"):
+            raise ValueError(
+                f"queue.broker {self.queue.broker} needs a ledger that gateway and instances share, to keep batches in: set "
+                "database.ledger to sqlite or postgres"
+            )
+        return self

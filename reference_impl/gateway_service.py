@@ -11,12 +11,15 @@ from collections.abc import Callable
 from typing import Protocol
 
 from reference_impl.answer_cache import NO_BACKENDS, CacheBackends
+from reference_impl.batches.routes import BatchRoutes
+from reference_impl.batches.service import BatchService
 from reference_impl.compute import Compute
 from reference_impl.database.connect import build_accounting
 from reference_impl.database.port import LedgerStore
 from reference_impl.instances.port import InstanceMetrics, InstanceProvider
 from reference_impl.metrics import ServiceMetrics
 from reference_impl.process_config import ProcessConfig
+from reference_impl.queues.port import MessageQueue
 from reference_impl.service import MessagesEndpoint, gateway_app, request_ids
 from reference_impl.system import System
 from reference_impl.telemetry import StationSample
@@ -41,6 +44,7 @@ class GatewayService:
         provider: starts instances; gets the heartbeats that arrive over HTTP.
         compute: the CPU of this process; cpu_sample: its station.
         ledger: where requests are accounted for, closed with the service; None: nowhere.
+        queue: carries the requests of message batches, closed with the service; None: it takes no batches.
         cache_backends: what the cache needs beside its description.
         wall_clock: Unix time in seconds. source: unique to this start; names its rows in the ledger.
     """
@@ -53,6 +57,7 @@ class GatewayService:
         *,
         cpu_sample: Callable[[], StationSample],
         ledger: LedgerStore | None = None,
+        queue: MessageQueue | None = None,
         cache_backends: CacheBackends = NO_BACKENDS,
         wall_clock: Callable[[], float] | None = None,
         source: str = "gateway",
@@ -63,13 +68,14 @@ class GatewayService:
         self._cpu_sample = cpu_sample
         self._sampling: asyncio.Task[None] | None = None
         self._ready = False
+        clock = wall_clock or asyncio.get_running_loop().time
         accounting = None
         if ledger is not None:
             accounting = build_accounting(
                 ledger,
                 config.deployment.database,
                 source=source,
-                wall_clock=wall_clock or asyncio.get_running_loop().time,
+                wall_clock=clock,
                 folder=config.ledger_dir or config.run_dir,
                 on_event=run_log.event,
             )
@@ -95,19 +101,37 @@ class GatewayService:
                 ),
             }
         )
+        messages = MessagesEndpoint(
+            self._system.gateway, metrics, request_ids(), config.tenants, on_done=run_log.trace
+        )
+        self._batches: BatchService | None = None
+        if queue is not None:
+            assert ledger is not None, "DeploymentSpec asks for a ledger where there is a queue"
+            self._batches = BatchService(
+                ledger.batches(),
+                queue,
+                clock,
+                max_retries=config.deployment.queue.max_retries,
+            )
         self.app = gateway_app(
-            MessagesEndpoint(
-                self._system.gateway, metrics, request_ids(), config.tenants, on_done=run_log.trace
-            ),
+            messages,
             metrics,
             lambda: self._ready and self._system.fleet.counts.ready > 0,
             on_heartbeat=provider.heartbeat,
             control_token=config.control_token,
+            batches=(
+                None if self._batches is None else BatchRoutes(self._batches, messages.authenticate)
+            ),
         )
 
     async def start(self) -> None:
-        """Boot the fleet. Raises a ServiceError when no instance becomes ready."""
+        """Open the ledger, boot the fleet, wait for the queue.
+
+        Raises a DatabaseError, a ServiceError when no instance becomes ready, or a QueueError.
+        """
         await self._system.start()
+        if self._batches is not None:
+            await self._batches.start()
         self._sampling = asyncio.create_task(
             self._run_log.sample_every(self._sample_interval_s, self._stations),
             name="background:sampling",
@@ -125,6 +149,8 @@ class GatewayService:
             self._sampling.cancel()
             await asyncio.gather(self._sampling, return_exceptions=True)
             self._run_log.stations(self._stations())
+        if self._batches is not None:
+            await self._batches.aclose()
         await self._system.aclose()
         self._run_log.close()
 

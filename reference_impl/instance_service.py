@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from reference_impl.batches.consumer import BatchConsumer
 from reference_impl.compute import Compute
 from reference_impl.errors import UpstreamFailed
 from reference_impl.instances.heartbeat import HeartbeatSender, Usage
@@ -39,6 +40,7 @@ class InstanceService:
         compute: the CPU of this process; cpu_sample: its station; usage: its load, for heartbeats.
         control: the gateway, for heartbeats; None sends none. on_orphaned: called when nobody takes
             them any more.
+        batches: takes requests of batches, closed with the service; None: nothing does.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class InstanceService:
         usage: Callable[[], Usage],
         control: HttpTransport | None,
         on_orphaned: Callable[[], None],
+        batches: BatchConsumer | None = None,
     ) -> None:
         spec = config.deployment
         self._drain_s = spec.instances.drain_s
@@ -66,6 +69,7 @@ class InstanceService:
             CONTROL_TOKEN_HEADER: config.control_token,
         }
         self._on_orphaned = on_orphaned
+        self._batches = batches
         self._tasks: list[asyncio.Task[None]] = []
         self._instance = build_instance(instance_id, spec, llm, compute, seed=config.seed)
         metrics = ServiceMetrics(
@@ -83,7 +87,7 @@ class InstanceService:
         )
 
     def start(self) -> None:
-        """Begin sampling and heartbeats."""
+        """Begin sampling, heartbeats and the work on batches."""
         sampling = self._run_log.sample_every(self._sample_interval_s, self._stations)
         self._tasks.append(asyncio.create_task(sampling, name="background:sampling"))
         if self._control is not None:
@@ -91,15 +95,22 @@ class InstanceService:
                 self._measure, self._post, self._heartbeat_s, on_orphaned=self._on_orphaned
             )
             self._tasks.append(asyncio.create_task(sender.run(), name="background:heartbeat"))
+        if self._batches is not None:
+            self._batches.start(self._instance)
 
     async def drain(self) -> None:
         """Refuse new calls and wait for those in flight, at most the deployment's `drain_s`."""
-        await self._instance.drain(self._drain_s)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._instance.drain(self._drain_s))
+            if self._batches is not None:
+                group.create_task(self._batches.drain(self._drain_s))
 
     async def aclose(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._batches is not None:
+            await self._batches.aclose()
         self._run_log.stations(self._stations())
         self._run_log.close()
         await self._instance.aclose()

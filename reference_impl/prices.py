@@ -95,14 +95,15 @@ class PriceTable(BaseModel):
             total *= entry.long_prompt_factor
         return total * self.batch_factor if batch else total
 
-    def price_usd(self, model: str, usage: Usage) -> float:
-        """Price of an answer with this usage, as `AsyncLLMProcessor(price=...)` takes it."""
+    def price_usd(self, model: str, usage: Usage, *, batch: bool = False) -> float:
+        """Price of an answer with this usage, as `AsyncLLMProcessor(price=...)` takes it; `batch`: of one in a batch."""
         return self.cost_usd(
             model,
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,
             cache_read_input_tokens=usage.cache_read_input_tokens,
             cache_creation_input_tokens=usage.cache_creation_input_tokens,
+            batch=batch,
         )
 
 

@@ -1,19 +1,23 @@
 """The port to where batches and their results are kept, and what is kept of them.
 
-The store, not the queue, decides what took effect: the first result of a request counts, and a batch has ended when every
-request has one. Workers in several processes share it.
+The store, not the queue, decides what took effect: the first result of a request counts, and with it, in the same transaction,
+goes the row of the ledger that it costs. A batch has ended when every request has a result. Gateways and workers in several
+processes share a store.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import msgspec
 
-__all__ = ["Batch", "BatchRequest", "BatchStore", "ResultKind"]
+from reference_impl.database.entries import LedgerEntry
+
+__all__ = ["RESULT_KINDS", "Batch", "BatchRequest", "BatchStore", "Claim", "ResultKind"]
 
 ResultKind = Literal["succeeded", "errored", "canceled", "expired"]
+RESULT_KINDS: tuple[ResultKind, ...] = get_args(ResultKind)
 
 
 class BatchRequest(msgspec.Struct, frozen=True):
@@ -45,8 +49,19 @@ class Batch(msgspec.Struct, frozen=True):
         return "in_progress" if self.cancel_initiated_s is None else "canceling"
 
 
+class Claim(msgspec.Struct, frozen=True):
+    """A request that is about to be answered. `runs` counts the times that it was claimed, this one included."""
+
+    runs: int
+    tenant: str
+    params: bytes
+    created_s: float
+    expires_s: float
+    is_canceled: bool
+
+
 class BatchStore(Protocol):
-    """Batches, their requests and results."""
+    """Batches, their requests and results. Every call may raise a DatabaseError."""
 
     async def create(self, batch: Batch, requests: Sequence[BatchRequest]) -> None:
         """Keep a new batch, whose requests are not in the queue yet."""
@@ -56,8 +71,8 @@ class BatchStore(Protocol):
         """Every request of it is in the queue."""
         ...
 
-    async def not_enqueued(self) -> list[tuple[str, int, bytes]]:
-        """(batch, index, params) of requests without a result whose batch was not marked: a crash came between."""
+    async def not_enqueued(self) -> dict[str, list[int]]:
+        """By batch, the requests without a result of batches that were not marked: a crash came between."""
         ...
 
     async def get(self, batch_id: str) -> Batch | None: ...
@@ -66,14 +81,23 @@ class BatchStore(Protocol):
         """All of a tenant, the newest first."""
         ...
 
-    async def record(
-        self, batch_id: str, index: int, kind: ResultKind, result: bytes, now: float
-    ) -> bool:
-        """Keep the result (JSON) of a request unless it has one. Returns whether it is this one."""
+    async def claim(self, batch_id: str, index: int) -> Claim | None:
+        """Count a run of a request that has no result yet; None: nobody waits for one."""
         ...
 
-    async def still_wanted(self, batch_id: str, index: int) -> tuple[float, bool] | None:
-        """(when its batch expires, whether that is being canceled) of a request without a result; None: nobody waits."""
+    async def record(
+        self,
+        batch_id: str,
+        index: int,
+        kind: ResultKind,
+        result: bytes,
+        now: float,
+        entry: LedgerEntry | None = None,
+    ) -> bool:
+        """Keep the result (JSON) of a request, and write `entry`, unless it has one. Returns whether it had none.
+
+        The runs before the one that was recorded were upstream calls made again: they are added to the entry's `attempts`.
+        """
         ...
 
     async def expire(self, batch_id: str, result: bytes, now: float) -> None:
@@ -89,5 +113,3 @@ class BatchStore(Protocol):
         ...
 
     async def delete(self, batch_id: str) -> None: ...
-
-    async def aclose(self) -> None: ...

@@ -1,35 +1,30 @@
-"""Batches of Messages requests over a queue: what the API's calls do, without HTTP, and the handler of their tasks.
+"""Batches of Messages requests over a queue: what the API's calls do, without HTTP.
 
-A batch is stored, then enqueued, then answered for. Each request is a task of its own under the idempotency key
-`batch/index`; its result is recorded once, whichever of its runs is first. A crash between storing and enqueueing is mended
-when the service starts.
+A batch is stored, then enqueued, then answered for by workers (`worker.py`). Each request is a task of its own under the
+idempotency key `batch/index`, and carries no more than that: the request itself may be megabytes, and stays in the store. A
+crash between storing and enqueueing is mended when the service starts.
 """
 
 from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import msgspec
 
-from reference_impl.batches.port import Batch, BatchRequest, BatchStore, ResultKind
-from reference_impl.errors import InvalidRequest, NotFound, Rejected, ServiceError
-from reference_impl.llm.port import MessagesPort
-from reference_impl.messages import Call
+from reference_impl.batches.port import Batch, BatchRequest, BatchStore
+from reference_impl.errors import InvalidRequest, NotFound, Rejected
 from reference_impl.queues.errors import QueueError
 from reference_impl.queues.port import MessageQueue, QueuedTask
-from reference_impl.task_processor import TaskProcessor
-from reference_impl.telemetry import RequestTrace
 
-__all__ = ["TASK_TYPE", "BatchService", "BatchWorker"]
+__all__ = ["TASK_TYPE", "BatchService"]
 
 TASK_TYPE: Final = "messages.batch"
 MAX_REQUESTS: Final = 100_000  # the Message Batches API's own limit
 _LIFE_S: Final = 24 * 3600.0
 _ENQUEUE_AT_ONCE: Final = 1000
-_MAX_RETRIES: Final = 5
 _CUSTOM_ID: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
@@ -42,15 +37,6 @@ class _Params(msgspec.Struct):
     stream: bool = False
 
 
-class _Payload(msgspec.Struct):
-    """What a task carries. `tenant` scopes the call."""
-
-    batch_id: str
-    index: int
-    tenant: str
-    params: msgspec.Raw
-
-
 _decode_params = msgspec.json.Decoder(_Params).decode
 
 
@@ -58,27 +44,31 @@ class BatchService:
     """Creates, shows, cancels and deletes batches.
 
     Args:
-        store: keeps them. queue: carries their requests.
+        store: keeps them. queue: carries their requests, and is closed with the service.
         wall_clock: Unix seconds.
+        max_retries: attempts of a request beyond its first.
     """
 
     def __init__(
-        self, store: BatchStore, queue: MessageQueue, wall_clock: Callable[[], float]
+        self,
+        store: BatchStore,
+        queue: MessageQueue,
+        wall_clock: Callable[[], float],
+        *,
+        max_retries: int = 20,
     ) -> None:
         self._store = store
         self._queue = queue
         self._wall_clock = wall_clock
+        self._max_retries = max_retries
 
-    async def recover(self) -> int:
-        """Enqueue what a crash left stored and not enqueued; returns how many requests."""
-        by_batch: dict[str, list[tuple[int, bytes]]] = {}
-        for batch_id, index, params in await self._store.not_enqueued():
-            by_batch.setdefault(batch_id, []).append((index, params))
-        for batch_id, requests in by_batch.items():
-            batch = await self._store.get(batch_id)
-            if batch is not None:
-                await self._enqueue(batch, requests)
-        return sum(map(len, by_batch.values()))
+    async def start(self) -> int:
+        """Wait for the queue, and enqueue what a crash left stored and not enqueued; how many requests. Raises a QueueError."""
+        await self._queue.statistics()
+        left = await self._store.not_enqueued()
+        for batch_id, numbers in left.items():
+            await self._enqueue(batch_id, numbers)
+        return sum(map(len, left.values()))
 
     async def create(self, tenant: str, requests: Sequence[BatchRequest]) -> Batch:
         """Accept a batch. Raises InvalidRequest that names the request, Rejected when the queue cannot take it."""
@@ -93,7 +83,7 @@ class BatchService:
         )
         await self._store.create(batch, requests)
         try:
-            await self._enqueue(batch, [(n, bytes(r.params)) for n, r in enumerate(requests)])
+            await self._enqueue(batch.batch_id, range(len(requests)))
         except QueueError as error:
             # Nobody was told of the batch; tasks that were taken find no request and end.
             await self._store.delete(batch.batch_id)
@@ -145,99 +135,21 @@ class BatchService:
             raise InvalidRequest(f"message batch {batch_id} is {batch.status}: cancel it first")
         await self._store.delete(batch_id)
 
-    async def _enqueue(self, batch: Batch, requests: Sequence[tuple[int, bytes]]) -> None:
-        for start in range(0, len(requests), _ENQUEUE_AT_ONCE):
+    async def aclose(self) -> None:
+        """Close the queue; the store is the ledger's."""
+        await self._queue.close()
+
+    async def _enqueue(self, batch_id: str, numbers: Sequence[int]) -> None:
+        for start in range(0, len(numbers), _ENQUEUE_AT_ONCE):
             await self._queue.enqueue_many(
                 [
                     QueuedTask(
-                        f"{batch.batch_id}/{index}",
-                        TASK_TYPE,
-                        _Payload(batch.batch_id, index, batch.tenant, msgspec.Raw(params)),
-                        max_retries=_MAX_RETRIES,
+                        f"{batch_id}/{number}", TASK_TYPE, None, max_retries=self._max_retries
                     )
-                    for index, params in requests[start : start + _ENQUEUE_AT_ONCE]
+                    for number in numbers[start : start + _ENQUEUE_AT_ONCE]
                 ]
             )
-        await self._store.mark_enqueued(batch.batch_id)
-
-
-class BatchWorker:
-    """Answers the requests of batches: registers itself for their tasks.
-
-    Args:
-        port: answers calls. store: keeps results; shared with the service.
-        new_request_ids: ids of the calls.
-        wall_clock: Unix seconds.
-    """
-
-    def __init__(
-        self,
-        port: MessagesPort,
-        store: BatchStore,
-        new_request_ids: Iterator[int],
-        wall_clock: Callable[[], float],
-    ) -> None:
-        self._port = port
-        self._store = store
-        self._new_request_ids = new_request_ids
-        self._wall_clock = wall_clock
-
-    def register(self, processor: TaskProcessor, *, timeout_s: float = 600.0) -> None:
-        processor.register_handler(TASK_TYPE, self.handle, timeout_s=timeout_s, whole_task=True)
-
-    async def handle(self, task: QueuedTask) -> None:
-        """One request, to its result. Raises the call's error while another attempt may succeed."""
-        payload = msgspec.convert(task.payload, _TaskPayload)
-        wanted = await self._store.still_wanted(payload.batch_id, payload.index)
-        if wanted is None:
-            return
-        expires_s, is_canceled = wanted
-        kind: ResultKind
-        if is_canceled:
-            kind, result = "canceled", b'{"type":"canceled"}'
-        elif self._wall_clock() >= expires_s:
-            kind, result = "expired", b'{"type":"expired"}'
-        else:
-            kind, result = await self._answer(task, payload)
-        await self._store.record(payload.batch_id, payload.index, kind, result, self._wall_clock())
-
-    async def _answer(self, task: QueuedTask, payload: _TaskPayload) -> tuple[ResultKind, bytes]:
-        body = msgspec.json.encode(payload.params)
-        call = Call(
-            request_id=next(self._new_request_ids),
-            model=payload.params["model"],
-            max_tokens=payload.params["max_tokens"],
-            stream=False,
-            trace=RequestTrace(),
-            tenant=payload.tenant,
-            input_tokens=len(body) // 4,
-            size_bytes=len(body),
-            body=body,
-        )
-        try:
-            completion = await self._port.complete(call)
-        except ServiceError as error:
-            if error.retryable and task.retry_count < task.max_retries:
-                raise
-            document = {
-                "type": "errored",
-                "error": {
-                    "type": "error",
-                    "error": {"type": error.error_type, "message": error.message},
-                    "request_id": error.request_id or None,
-                },
-            }
-            return "errored", msgspec.json.encode(document)
-        return "succeeded", b'{"type":"succeeded","message":%b}' % completion.body
-
-
-class _TaskPayload(msgspec.Struct):
-    """`_Payload` as it arrives."""
-
-    batch_id: str
-    index: int
-    tenant: str
-    params: dict[str, Any]
+        await self._store.mark_enqueued(batch_id)
 
 
 def _check(requests: Sequence[BatchRequest]) -> None:

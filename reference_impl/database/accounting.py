@@ -18,7 +18,7 @@ from reference_impl.messages import Call, Chunk, Completion, Emit, Usage
 from reference_impl.prices import PriceTable
 from reference_impl.telemetry.records import Outcome
 
-__all__ = ["Accounting"]
+__all__ = ["Accounting", "most_nanousd"]
 
 Complete = Callable[[Call, Emit | None], Awaitable[Completion]]
 
@@ -90,7 +90,9 @@ class Accounting:
             raise Rejected("the ledger cannot be kept: neither database nor disk takes rows")
         asked_s = self._time()
         try:
-            charge.reservation = await self.budgets.reserve(call.tenant, self._most(call))
+            charge.reservation = await self.budgets.reserve(
+                call.tenant, most_nanousd(self._prices, call)
+            )
         finally:
             call.trace.database_s += self._time() - asked_s
         charge.forwarding = True
@@ -124,18 +126,6 @@ class Accounting:
     def statistics(self) -> WriterStatistics:
         return self.writer.statistics()
 
-    def _most(self, call: Call) -> int:
-        """The most that an answer may cost: every input token written to the prompt cache, every output token used."""
-        input_tokens = max(call.input_tokens, 0 if call.tag else call.size_bytes // BYTES_PER_TOKEN)
-        return to_nanousd(
-            self._prices.cost_usd(
-                call.model,
-                input_tokens=0,
-                cache_creation_input_tokens=input_tokens,
-                output_tokens=call.max_tokens,
-            )
-        )
-
     def _close(self, charge: _Charge) -> None:
         """Write the row and settle the reservation: both travel in the same batch."""
         call, usage, trace = charge.call, charge.usage, charge.call.trace
@@ -166,6 +156,20 @@ class Accounting:
         )
         if charge.reservation is not None:
             self.budgets.settle(charge.reservation, cost_nanousd)
+
+
+def most_nanousd(prices: PriceTable, call: Call, *, batch: bool = False) -> int:
+    """The most that an answer may cost: every input token written to the prompt cache, every output token used."""
+    input_tokens = max(call.input_tokens, 0 if call.tag else call.size_bytes // BYTES_PER_TOKEN)
+    return to_nanousd(
+        prices.cost_usd(
+            call.model,
+            input_tokens=0,
+            cache_creation_input_tokens=input_tokens,
+            output_tokens=call.max_tokens,
+            batch=batch,
+        )
+    )
 
 
 class _Charge:

@@ -13,8 +13,6 @@ import msgspec
 
 __all__ = [
     "ENTRY_FIELDS",
-    "BatchJob",
-    "BatchResult",
     "EntryBatch",
     "KeyBudget",
     "LedgerEntry",
@@ -109,22 +107,3 @@ class KeyBudget(msgspec.Struct, frozen=True):
     @property
     def remaining_nanousd(self) -> int:
         return self.limit_nanousd - self.spent_nanousd - self.held_nanousd
-
-
-class BatchJob(msgspec.Struct, frozen=True, kw_only=True):
-    """A Message Batch: `total` requests of `key_id`; `state` as the Messages API names it."""
-
-    batch_id: str
-    key_id: str = ""
-    state: str = "in_progress"
-    total: int = 0
-    created_s: float = 0.0
-
-
-class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The end of one request of a batch; `body` is the result as JSON."""
-
-    batch_id: str
-    custom_id: str
-    outcome: str
-    body: bytes = b""

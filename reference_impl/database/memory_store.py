@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import msgspec
 
+from reference_impl.batches.port import BatchStore
 from reference_impl.database.entries import (
-    BatchJob,
-    BatchResult,
     EntryBatch,
     KeyBudget,
     LedgerEntry,
 )
+from reference_impl.database.memory_batches import MemoryBatches
 from reference_impl.database.port import Grant, Group, Spend
 from reference_impl.telemetry import StationSample
 
@@ -33,8 +33,7 @@ class MemoryLedger:
         self._holds: dict[tuple[str, str], tuple[int, float]] = {}
         self._hold_s: dict[tuple[str, str], float] = {}
         self._sequences: dict[str, int] = {}
-        self._batches: dict[str, BatchJob] = {}
-        self._results: dict[tuple[str, str], BatchResult] = {}
+        self._batches = MemoryBatches(self.book)
 
     async def open(self) -> None:
         """Nothing to connect to."""
@@ -45,11 +44,7 @@ class MemoryLedger:
         self._sequences[batch.writer] = batch.sequence
         new = 0
         for entry in batch.entries:
-            if entry.entry_id in self._entries:
-                continue
-            self._entries[entry.entry_id] = entry
-            new += 1
-            self._change(entry.key_id, spent=entry.cost_nanousd)
+            new += self.book(entry)
         now_s = asyncio.get_running_loop().time()
         for hold, key_id, released in batch.releases:
             held, ends_s = self._holds.get((hold, key_id), (0, 0.0))
@@ -62,6 +57,14 @@ class MemoryLedger:
                 held, _ = self._holds[pair]
                 self._holds[pair] = held, now_s + self._hold_s[pair]
         return new
+
+    def book(self, entry: LedgerEntry) -> bool:
+        """Keep an entry unless it is known, and add its cost to what its key has spent. Returns whether it was new."""
+        if entry.entry_id in self._entries:
+            return False
+        self._entries[entry.entry_id] = entry
+        self._change(entry.key_id, spent=entry.cost_nanousd)
+        return True
 
     async def reserve(
         self, key_id: str, hold: str, need_nanousd: int, want_nanousd: int, hold_s: float
@@ -96,20 +99,8 @@ class MemoryLedger:
     async def budgets(self) -> list[KeyBudget]:
         return [self._budgets[key_id] for key_id in sorted(self._budgets)]
 
-    async def save_batch(self, job: BatchJob) -> None:
-        self._batches[job.batch_id] = job
-
-    async def save_results(self, results: Sequence[BatchResult]) -> int:
-        before = len(self._results)
-        for result in results:
-            self._results.setdefault((result.batch_id, result.custom_id), result)
-        return len(self._results) - before
-
-    async def batch(self, batch_id: str) -> BatchJob | None:
-        return self._batches.get(batch_id)
-
-    async def results(self, batch_id: str) -> list[BatchResult]:
-        return [self._results[pair] for pair in sorted(self._results) if pair[0] == batch_id]
+    def batches(self) -> BatchStore:
+        return self._batches
 
     async def spend(self, group: Group, *, since_s: float = 0.0) -> list[Spend]:
         groups: dict[str, list[LedgerEntry]] = defaultdict(list)

@@ -7,14 +7,13 @@ all stores.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Literal, Protocol
 
 import msgspec
 
+from reference_impl.batches.port import BatchStore
 from reference_impl.database.entries import (
-    BatchJob,
-    BatchResult,
     EntryBatch,
     KeyBudget,
     LedgerEntry,
@@ -86,18 +85,8 @@ class LedgerStore(Protocol):
         """Every key with a limit, by key id."""
         ...
 
-    async def save_batch(self, job: BatchJob) -> None:
-        """Create a batch, or move it to another state."""
-        ...
-
-    async def save_results(self, results: Sequence[BatchResult]) -> int:
-        """Keep results; returns how many were new. The first result of a request stands."""
-        ...
-
-    async def batch(self, batch_id: str) -> BatchJob | None: ...
-
-    async def results(self, batch_id: str) -> list[BatchResult]:
-        """The results of a batch, by custom id."""
+    def batches(self) -> BatchStore:
+        """Batches and their results, in the same database: what a result costs is booked in its transaction."""
         ...
 
     async def spend(self, group: Group, *, since_s: float = 0.0) -> list[Spend]:

@@ -14,11 +14,10 @@ from typing import Any, Final
 
 import asyncpg
 
+from reference_impl.batches.port import BatchStore
 from reference_impl.database.aggregates import POSTGRES_DAY, spend_sql, spends
 from reference_impl.database.entries import (
     ENTRY_FIELDS,
-    BatchJob,
-    BatchResult,
     EntryBatch,
     KeyBudget,
     LedgerEntry,
@@ -26,6 +25,7 @@ from reference_impl.database.entries import (
 from reference_impl.database.migrations import migrate_postgres
 from reference_impl.database.pool import ConnectionPool
 from reference_impl.database.port import Grant, Group, Spend
+from reference_impl.database.postgres_batches import PostgresBatches
 from reference_impl.database.postgres_errors import FOREIGN, translated
 from reference_impl.telemetry import StationSample
 
@@ -185,50 +185,8 @@ class PostgresLedger:
         )
         return [KeyBudget(*row) for row in rows]
 
-    async def save_batch(self, job: BatchJob) -> None:
-        await self.pool.execute(
-            "INSERT INTO ledger_batches (batch_id, key_id, state, total, created_s) "
-            "VALUES ($1, $2, $3, $4, $5) ON CONFLICT (batch_id) DO UPDATE SET "
-            "key_id = excluded.key_id, state = excluded.state, total = excluded.total, "
-            "created_s = excluded.created_s",
-            job.batch_id,
-            job.key_id,
-            job.state,
-            job.total,
-            job.created_s,
-            idempotent=True,
-        )
-
-    async def save_results(self, results: Sequence[BatchResult]) -> int:
-        status = await self.pool.execute(
-            "INSERT INTO ledger_batch_results (batch_id, custom_id, outcome, body) "
-            "SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[]) "
-            "ON CONFLICT (batch_id, custom_id) DO NOTHING",
-            [r.batch_id for r in results],
-            [r.custom_id for r in results],
-            [r.outcome for r in results],
-            [r.body for r in results],
-            idempotent=True,
-        )
-        return int(status.rpartition(" ")[2])
-
-    async def batch(self, batch_id: str) -> BatchJob | None:
-        rows = await self.pool.fetch(
-            "SELECT batch_id, key_id, state, total, created_s FROM ledger_batches "
-            "WHERE batch_id = $1",
-            batch_id,
-            idempotent=True,
-        )
-        return BatchJob(**dict(rows[0])) if rows else None
-
-    async def results(self, batch_id: str) -> list[BatchResult]:
-        rows = await self.pool.fetch(
-            "SELECT batch_id, custom_id, outcome, body FROM ledger_batch_results "
-            'WHERE batch_id = $1 ORDER BY custom_id COLLATE "C"',
-            batch_id,
-            idempotent=True,
-        )
-        return [BatchResult(**dict(row)) for row in rows]
+    def batches(self) -> BatchStore:
+        return PostgresBatches(self.pool)
 
     async def spend(self, group: Group, *, since_s: float = 0.0) -> list[Spend]:
         sql = spend_sql(group, POSTGRES_DAY, "$1")

@@ -16,11 +16,10 @@ from typing import Any, Final, TypeVar, cast
 
 import aiosqlite
 
+from reference_impl.batches.port import BatchStore
 from reference_impl.database.aggregates import SQLITE_DAY, spend_sql, spends
 from reference_impl.database.entries import (
     ENTRY_FIELDS,
-    BatchJob,
-    BatchResult,
     EntryBatch,
     KeyBudget,
     LedgerEntry,
@@ -38,7 +37,7 @@ from reference_impl.database.migrations import Step, check_version, steps
 from reference_impl.database.port import Grant, Group, Spend
 from reference_impl.telemetry import StationSample
 
-__all__ = ["SqliteLedger"]
+__all__ = ["SqliteLedger", "book_entries"]
 
 T = TypeVar("T")
 
@@ -74,12 +73,12 @@ class SqliteLedger:
             raise
 
     async def write(self, batch: EntryBatch) -> int:
-        return await self._transaction(lambda db: _write(db, batch))
+        return await self.transaction(lambda db: _write(db, batch))
 
     async def reserve(
         self, key_id: str, hold: str, need_nanousd: int, want_nanousd: int, hold_s: float
     ) -> Grant:
-        return await self._transaction(
+        return await self.transaction(
             lambda db: _reserve(db, key_id, hold, need_nanousd, want_nanousd, hold_s)
         )
 
@@ -97,64 +96,22 @@ class SqliteLedger:
                 (key_id, limit_nanousd),
             )
 
-        await self._transaction(change)
+        await self.transaction(change)
 
     async def budgets(self) -> list[KeyBudget]:
-        rows = await self._query(
+        rows = await self.query(
             "SELECT key_id, limit_nanousd, spent_nanousd, held_nanousd FROM ledger_budgets "
             "ORDER BY key_id"
         )
         return [KeyBudget(*row) for row in rows]
 
-    async def save_batch(self, job: BatchJob) -> None:
-        await self._transaction(
-            lambda db: db.execute(
-                "INSERT OR REPLACE INTO ledger_batches "
-                "(batch_id, key_id, state, total, created_s) VALUES (?, ?, ?, ?, ?)",
-                (job.batch_id, job.key_id, job.state, job.total, job.created_s),
-            )
-        )
+    def batches(self) -> BatchStore:
+        from reference_impl.database.sqlite_batches import SqliteBatches
 
-    async def save_results(self, results: Sequence[BatchResult]) -> int:
-        rows = [(r.batch_id, r.custom_id, r.outcome, r.body) for r in results]
-        return await self._transaction(
-            lambda db: (
-                db.executemany(
-                    "INSERT OR IGNORE INTO ledger_batch_results "
-                    "(batch_id, custom_id, outcome, body) VALUES (?, ?, ?, ?)",
-                    rows,
-                ).rowcount
-                if rows
-                else 0
-            )
-        )
-
-    async def batch(self, batch_id: str) -> BatchJob | None:
-        rows = await self._query(
-            "SELECT batch_id, key_id, state, total, created_s FROM ledger_batches "
-            "WHERE batch_id = ?",
-            batch_id,
-        )
-        if not rows:
-            return None
-        _, key_id, state, total, created_s = rows[0]
-        return BatchJob(
-            batch_id=batch_id, key_id=key_id, state=state, total=total, created_s=created_s
-        )
-
-    async def results(self, batch_id: str) -> list[BatchResult]:
-        rows = await self._query(
-            "SELECT custom_id, outcome, body FROM ledger_batch_results WHERE batch_id = ? "
-            "ORDER BY custom_id",
-            batch_id,
-        )
-        return [
-            BatchResult(batch_id=batch_id, custom_id=custom, outcome=outcome, body=body)
-            for custom, outcome, body in rows
-        ]
+        return SqliteBatches(self)
 
     async def spend(self, group: Group, *, since_s: float = 0.0) -> list[Spend]:
-        return spends(await self._query(spend_sql(group, SQLITE_DAY, "?"), since_s))
+        return spends(await self.query(spend_sql(group, SQLITE_DAY, "?"), since_s))
 
     async def entries(self, *, since_s: float = 0.0) -> AsyncIterator[list[LedgerEntry]]:
         after = ""
@@ -162,7 +119,7 @@ class SqliteLedger:
             f"SELECT {_COLUMNS} FROM ledger_entries WHERE entry_id > ? AND at_s >= ? "  # noqa: S608 - constants
             f"ORDER BY entry_id LIMIT {PAGE}"
         )
-        while rows := await self._query(query, after, since_s):
+        while rows := await self.query(query, after, since_s):
             page = [LedgerEntry(**dict(zip(ENTRY_FIELDS, row, strict=True))) for row in rows]
             yield page
             after = page[-1].entry_id
@@ -188,7 +145,9 @@ class SqliteLedger:
                     raise
                 await asyncio.sleep(0.01)
 
-    async def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """`work` in one transaction on the connection's thread, to its end even if the caller is cancelled."""
+
         def whole(db: sqlite3.Connection) -> T:
             db.execute("BEGIN IMMEDIATE")
             try:
@@ -201,7 +160,9 @@ class SqliteLedger:
 
         return await self._run(whole)
 
-    async def _query(self, sql: str, *args: object) -> list[tuple[Any, ...]]:
+    async def query(self, sql: str, *args: object) -> list[tuple[Any, ...]]:
+        """The rows of a statement."""
+
         def fetch(db: sqlite3.Connection) -> list[tuple[Any, ...]]:
             return db.execute(sql, args).fetchall()
 
@@ -277,11 +238,7 @@ def _write(db: sqlite3.Connection, batch: EntryBatch) -> int:
     )
     if claimed.rowcount == 0:
         return 0
-    new, costs = _insert(db, batch.entries)
-    db.executemany(
-        "UPDATE ledger_budgets SET spent_nanousd = spent_nanousd + ?2 WHERE key_id = ?1",
-        costs.items(),
-    )
+    new = book_entries(db, batch.entries)
     for hold, key_id, released in batch.releases:
         held = db.execute(
             "SELECT held_nanousd FROM ledger_holds WHERE hold = ? AND key_id = ?", (hold, key_id)
@@ -297,16 +254,19 @@ def _write(db: sqlite3.Connection, batch: EntryBatch) -> int:
     return new
 
 
-def _insert(db: sqlite3.Connection, entries: Sequence[LedgerEntry]) -> tuple[int, dict[str, int]]:
-    """Insert entries; how many were new, and their costs by key."""
+def book_entries(db: sqlite3.Connection, entries: Sequence[LedgerEntry]) -> int:
+    """Insert what is new of `entries`, and add its cost to what its keys have spent; how many were new."""
     costs: dict[str, int] = defaultdict(int)
     new = 0
     for entry in entries:
-        added = db.execute(f"INSERT OR IGNORE {_INSERT}", _ROW_OF(entry)).rowcount
-        if added:
+        if db.execute(f"INSERT OR IGNORE {_INSERT}", _ROW_OF(entry)).rowcount:
             new += 1
             costs[entry.key_id] += entry.cost_nanousd
-    return new, costs
+    db.executemany(
+        "UPDATE ledger_budgets SET spent_nanousd = spent_nanousd + ?2 WHERE key_id = ?1",
+        costs.items(),
+    )
+    return new
 
 
 def _reserve(

@@ -13,21 +13,21 @@ from pathlib import Path
 from reference_impl.answer_cache import CacheBackends
 from reference_impl.caches.connect import URL_VARIABLE, BadStoreUrl, store_of
 from reference_impl.compute import InlineCompute
-from reference_impl.database.connect import DSN_VARIABLE, ledger_of
 from reference_impl.database.errors import DatabaseError
-from reference_impl.database.port import LedgerStore
 from reference_impl.errors import ServiceError
 from reference_impl.gateway_service import GatewayService
 from reference_impl.instances.boot import boot_time_s
 from reference_impl.instances.local_process import LocalProcessProvider, service_command
 from reference_impl.instances.process_usage import cpu_used_s
 from reference_impl.live.serving import announce, serving, stop_on_signals
+from reference_impl.live.stores import batch_queue, ledger_store
 from reference_impl.live.wall_clock import wall_clock_s
 from reference_impl.llm.aiohttp_transport import AiohttpTransport
 from reference_impl.llm.http import HttpMessages
 from reference_impl.llm.port import MessagesPort
 from reference_impl.overload.jitter import hashed_uniform
 from reference_impl.process_config import ConfigError, ProcessConfig
+from reference_impl.queues.errors import QueueError
 from reference_impl.telemetry.cpu_station import CpuStation
 
 __all__ = ["run_gateway"]
@@ -39,7 +39,8 @@ async def run_gateway(config: ProcessConfig) -> None:
     instances = config.deployment.instances
     luck = hashed_uniform(config.seed)
     source = f"gateway-{secrets.token_hex(6)}"
-    ledger = _ledger(config)
+    ledger = ledger_store(config)
+    queue = batch_queue(config)
     cache_backends = await _cache_backends(config, source)
     config = config.model_copy(update={"control_token": secrets.token_urlsafe(32)})
     with _instance_config_file() as instance_config:
@@ -56,6 +57,7 @@ async def run_gateway(config: ProcessConfig) -> None:
             InlineCompute(),
             cpu_sample=CpuStation("gateway cpu", cpu_used_s).sample,
             ledger=ledger,
+            queue=queue,
             wall_clock=wall_clock_s,
             source=source,
             cache_backends=cache_backends,
@@ -71,14 +73,6 @@ async def run_gateway(config: ProcessConfig) -> None:
                 await service.drain()
         finally:
             await service.aclose()
-
-
-def _ledger(config: ProcessConfig) -> LedgerStore | None:
-    dsn = os.environ.get(DSN_VARIABLE, "")
-    try:
-        return ledger_of(config.deployment.database, dsn, config.ledger_dir or config.run_dir)
-    except DatabaseError as error:
-        raise ConfigError(str(error)) from error
 
 
 async def _cache_backends(config: ProcessConfig, process: str) -> CacheBackends:
@@ -119,7 +113,7 @@ async def _started(service: GatewayService, stop: asyncio.Event) -> bool:
         starting.result()
     except ServiceError as error:
         raise ConfigError(f"no instance became ready: {error.message}") from error
-    except DatabaseError as error:
+    except (DatabaseError, QueueError) as error:
         raise ConfigError(str(error)) from error
     return True
 

@@ -8,6 +8,7 @@ from reference_impl.compute import InlineCompute
 from reference_impl.instance_service import InstanceService
 from reference_impl.instances.process_usage import cpu_used_s, process_usage
 from reference_impl.live.serving import announce, serving, stop_on_signals
+from reference_impl.live.stores import batch_consumer
 from reference_impl.llm.aiohttp_transport import AiohttpTransport
 from reference_impl.llm.http import HttpMessages
 from reference_impl.process_config import ProcessConfig
@@ -33,6 +34,7 @@ async def run_instance(config: ProcessConfig, instance_id: str) -> None:
         usage=process_usage(),
         control=AiohttpTransport(config.control_url) if config.control_url else None,
         on_orphaned=stop.set,
+        batches=batch_consumer(config, instance_id),
     )
     try:
         async with serving(service.app, config.port) as url:

@@ -4,10 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
+from reference_impl.deployment import QueueSpec
 from reference_impl.queues.memory import MemoryQueue
 from reference_impl.queues.port import DeadLetter, MessageQueue, QueueStatistics
 
-__all__ = ["connect_queue", "queue_replay", "queue_status"]
+__all__ = [
+    "URL_VARIABLE",
+    "BadQueueUrl",
+    "connect_queue",
+    "queue_of",
+    "queue_replay",
+    "queue_status",
+]
+
+# The URL may hold a password, so it comes through the environment and is in no file and no process list.
+URL_VARIABLE = "TWINLOAD_QUEUE"
+
+_SCHEMES = {
+    "rabbitmq": ("amqp", "amqps"),
+    "redis": ("redis", "rediss", "unix"),
+    "kafka": ("kafka",),
+}
+
+
+class BadQueueUrl(ValueError):
+    """No queue can be had at this address: one line for people."""
 
 
 def connect_queue(url: str, *, name: str = "tasks", **options: Any) -> MessageQueue:
@@ -34,6 +55,18 @@ def connect_queue(url: str, *, name: str = "tasks", **options: Any) -> MessageQu
     raise ValueError(
         f"queue URL begins with {scheme!r}: expected amqp, amqps, redis, rediss, unix, kafka or memory"
     )
+
+
+def queue_of(spec: QueueSpec, url: str) -> MessageQueue | None:
+    """The queue that a deployment asks for, at `url`; None for none. Raises BadQueueUrl."""
+    if spec.broker == "none":
+        return None
+    schemes = _SCHEMES[spec.broker]
+    if url.partition("://")[0] not in schemes:
+        raise BadQueueUrl(
+            f"queue.broker {spec.broker}: set {URL_VARIABLE} to its address, {' or '.join(f'{s}://...' for s in schemes)}"
+        )
+    return connect_queue(url, name=spec.name, lease_s=spec.lease_s, levels=1)
 
 
 async def queue_status(

@@ -8,12 +8,11 @@ shows as the wait that it is. Works on any event loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, Literal, TypeVar
 
+from reference_impl.batches.port import BatchStore
 from reference_impl.database.entries import (
-    BatchJob,
-    BatchResult,
     EntryBatch,
     KeyBudget,
     LedgerEntry,
@@ -24,6 +23,7 @@ from reference_impl.database.pool import PoolStatistics
 from reference_impl.database.port import Grant, Group, Spend
 from reference_impl.instances.meter import StationMeter
 from reference_impl.telemetry import StationSample
+from simulation.models.batches import VirtualBatches
 from simulation.scenario.database import DatabaseDemand
 from simulation.scenario.random_streams import uniforms
 
@@ -228,17 +228,8 @@ class VirtualLedger:
     async def budgets(self) -> list[KeyBudget]:
         return await self.pool.run("query", 1, lambda db: db.budgets())
 
-    async def save_batch(self, job: BatchJob) -> None:
-        await self.pool.run("query", 1, lambda db: db.save_batch(job))
-
-    async def save_results(self, results: Sequence[BatchResult]) -> int:
-        return await self.pool.run("write", len(results), lambda db: db.save_results(results))
-
-    async def batch(self, batch_id: str) -> BatchJob | None:
-        return await self.pool.run("query", 1, lambda db: db.batch(batch_id))
-
-    async def results(self, batch_id: str) -> list[BatchResult]:
-        return await self.pool.run("query", 1, lambda db: db.results(batch_id))
+    def batches(self) -> BatchStore:
+        return VirtualBatches(self.pool)
 
     async def spend(self, group: Group, *, since_s: float = 0.0) -> list[Spend]:
         return await self.pool.run("query", 1, lambda db: db.spend(group, since_s=since_s))

@@ -3,91 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 
 from reference_impl.database.aggregates import export_parquet, total
-from reference_impl.database.entries import BatchJob, BatchResult, KeyBudget, LedgerEntry
-from reference_impl.database.memory_store import MemoryLedger
-from reference_impl.database.pool import ConnectionPool
+from reference_impl.database.entries import KeyBudget, LedgerEntry
 from reference_impl.database.port import LedgerStore
-from reference_impl.database.postgres_store import PostgresLedger
-from reference_impl.database.sqlite_store import SqliteLedger
-from simulation import kernel
-from simulation.models.database import DatabaseServer, VirtualLedger, VirtualPool
+from tests.contracts.ledger_worlds import LEDGER_WORLDS, LedgerWorld, ledger_world
 from tests.reference_impl.database.rows import CENT, batch, entry
-from tests.servers.postgres import fresh_database
-
-Body = Callable[[LedgerStore, LedgerStore], Awaitable[None]]
 
 
-class World(NamedTuple):
-    """How to run a test, and how to make two connections to one ledger."""
-
-    run: Callable[[Coroutine[Any, Any, None]], None]
-    connect: Callable[[], tuple[LedgerStore, LedgerStore]]
-
-    def play(self, body: Body) -> None:
-        async def main() -> None:
-            one, other = self.connect()
-            await asyncio.gather(one.open(), other.open())
-            try:
-                await asyncio.wait_for(body(one, other), 60)
-            finally:
-                await one.aclose()
-                await other.aclose()
-
-        self.run(main())
-
-
-def _memory() -> tuple[LedgerStore, LedgerStore]:
-    store = MemoryLedger()
-    return store, store
-
-
-def _virtual() -> tuple[LedgerStore, LedgerStore]:
-    server = DatabaseServer()
-    return (
-        VirtualLedger(server, VirtualPool(server, 3)),
-        VirtualLedger(server, VirtualPool(server, 3)),
-    )
-
-
-@pytest.fixture(
-    params=["memory", "memory-virtual", "virtual", "virtual-live", "sqlite", "postgres"]
-)
-def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
-    match request.param:
-        case "postgres":
-            dsn = fresh_database()
-            return World(
-                asyncio.run,
-                lambda: (
-                    PostgresLedger(ConnectionPool(dsn, 1, 5)),
-                    PostgresLedger(ConnectionPool(dsn, 1, 5)),
-                ),
-            )
-        case "sqlite":
-            path = tmp_path / "ledger.sqlite"
-            return World(asyncio.run, lambda: (SqliteLedger(path), SqliteLedger(path)))
-        case "memory":
-            return World(asyncio.run, _memory)
-        case "memory-virtual":
-            return World(kernel.run, _memory)
-        case "virtual":
-            return World(kernel.run, _virtual)
-        case _:
-            return World(asyncio.run, _virtual)
+@pytest.fixture(params=LEDGER_WORLDS)
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> LedgerWorld:
+    return ledger_world(request.param, tmp_path)
 
 
 async def everything(store: LedgerStore) -> list[LedgerEntry]:
     return [found async for page in store.entries() for found in page]
 
 
-def test_entries_are_kept_as_they_were_given(world: World) -> None:
+def test_entries_are_kept_as_they_were_given(world: LedgerWorld) -> None:
     async def body(one: LedgerStore, other: LedgerStore) -> None:
         given = [
             entry(1),
@@ -109,7 +45,7 @@ def test_entries_are_kept_as_they_were_given(world: World) -> None:
     world.play(body)
 
 
-def test_a_batch_that_is_written_again_changes_nothing(world: World) -> None:
+def test_a_batch_that_is_written_again_changes_nothing(world: LedgerWorld) -> None:
     async def body(one: LedgerStore, other: LedgerStore) -> None:
         await one.set_budget("k", 100 * CENT)
         await one.reserve("k", "h", 30 * CENT, 0, 60)
@@ -122,7 +58,7 @@ def test_a_batch_that_is_written_again_changes_nothing(world: World) -> None:
     world.play(body)
 
 
-def test_an_entry_that_another_writer_has_written_is_not_counted_twice(world: World) -> None:
+def test_an_entry_that_another_writer_has_written_is_not_counted_twice(world: LedgerWorld) -> None:
     async def body(one: LedgerStore, other: LedgerStore) -> None:
         await one.set_budget("k", 100 * CENT)
         await one.write(batch(1, [entry(n) for n in range(10)]))
@@ -133,7 +69,7 @@ def test_an_entry_that_another_writer_has_written_is_not_counted_twice(world: Wo
     world.play(body)
 
 
-def test_writers_at_once_lose_and_double_nothing(world: World) -> None:
+def test_writers_at_once_lose_and_double_nothing(world: LedgerWorld) -> None:
     async def body(one: LedgerStore, other: LedgerStore) -> None:
         keys = ("a", "b", "c", "d")
         for key in keys:
@@ -156,7 +92,7 @@ def test_writers_at_once_lose_and_double_nothing(world: World) -> None:
     world.play(body)
 
 
-def test_a_hundred_at_once_on_a_key_with_money_for_ten_are_ten(world: World) -> None:
+def test_a_hundred_at_once_on_a_key_with_money_for_ten_are_ten(world: LedgerWorld) -> None:
     async def body(one: LedgerStore, other: LedgerStore) -> None:
         await one.set_budget("k", 10 * CENT)
         grants = await asyncio.gather(
@@ -168,7 +104,7 @@ def test_a_hundred_at_once_on_a_key_with_money_for_ten_are_ten(world: World) -> 
     world.play(body)
 
 
-def test_more_is_granted_only_while_there_is_plenty(world: World) -> None:
+def test_more_is_granted_only_while_there_is_plenty(world: LedgerWorld) -> None:
     async def body(one: LedgerStore, other: LedgerStore) -> None:
         await one.set_budget("k", 50 * CENT)
         granted = [(await one.reserve("k", "h", CENT, 10 * CENT, 60)).nanousd for _ in range(4)]
@@ -177,7 +113,7 @@ def test_more_is_granted_only_while_there_is_plenty(world: World) -> None:
     world.play(body)
 
 
-def test_a_key_without_a_budget_is_not_limited(world: World) -> None:
+def test_a_key_without_a_budget_is_not_limited(world: LedgerWorld) -> None:
     async def body(one: LedgerStore, other: LedgerStore) -> None:
         grant = await one.reserve("nobody", "h", CENT, CENT, 60)
         assert (grant.nanousd, grant.budgeted) == (0, False)
@@ -191,7 +127,7 @@ def test_a_key_without_a_budget_is_not_limited(world: World) -> None:
     world.play(body)
 
 
-def test_a_budget_counts_what_was_spent_before_it_was_set(world: World) -> None:
+def test_a_budget_counts_what_was_spent_before_it_was_set(world: LedgerWorld) -> None:
     async def body(one: LedgerStore, other: LedgerStore) -> None:
         await one.write(batch(1, [entry(n) for n in range(3)]))
         await one.set_budget("k", 5 * CENT)
@@ -202,7 +138,9 @@ def test_a_budget_counts_what_was_spent_before_it_was_set(world: World) -> None:
     world.play(body)
 
 
-def test_what_is_released_can_be_reserved_again_and_no_more_than_was_held(world: World) -> None:
+def test_what_is_released_can_be_reserved_again_and_no_more_than_was_held(
+    world: LedgerWorld,
+) -> None:
     async def body(one: LedgerStore, other: LedgerStore) -> None:
         await one.set_budget("k", 10 * CENT)
         await one.reserve("k", "h", 10 * CENT, 0, 60)
@@ -215,7 +153,7 @@ def test_what_is_released_can_be_reserved_again_and_no_more_than_was_held(world:
     world.play(body)
 
 
-def test_what_a_vanished_process_held_is_free_after_its_hold_has_ended(world: World) -> None:
+def test_what_a_vanished_process_held_is_free_after_its_hold_has_ended(world: LedgerWorld) -> None:
     async def body(one: LedgerStore, other: LedgerStore) -> None:
         await one.set_budget("k", 10 * CENT)
         await one.reserve("k", "vanished", 9 * CENT, 0, 0.2)
@@ -232,27 +170,7 @@ def test_what_a_vanished_process_held_is_free_after_its_hold_has_ended(world: Wo
     world.play(body)
 
 
-def test_the_first_result_of_a_batchs_request_stands(world: World) -> None:
-    async def body(one: LedgerStore, other: LedgerStore) -> None:
-        job = BatchJob(batch_id="b", key_id="k", total=2, created_s=5.5)
-        await one.save_batch(job)
-        assert await other.batch("b") == job
-        first = BatchResult(batch_id="b", custom_id="1", outcome="succeeded", body=b"{}\x00\xff")
-        second = BatchResult(batch_id="b", custom_id="2", outcome="errored")
-        assert await one.save_results([second, first]) == 2
-        late = BatchResult(batch_id="b", custom_id="1", outcome="errored")
-        assert await other.save_results([late]) == 0
-        assert await other.save_results([]) == 0
-        assert await other.results("b") == [first, second]
-        ended = BatchJob(batch_id="b", key_id="k", state="ended", total=2, created_s=5.5)
-        await other.save_batch(ended)
-        assert await one.batch("b") == ended
-        assert (await one.batch("unknown"), await one.results("unknown")) == (None, [])
-
-    world.play(body)
-
-
-def test_spend_is_summed_by_key_model_day_and_outcome(world: World, tmp_path: Path) -> None:
+def test_spend_is_summed_by_key_model_day_and_outcome(world: LedgerWorld, tmp_path: Path) -> None:
     async def body(one: LedgerStore, other: LedgerStore) -> None:
         day = 86_400
         rows = [

@@ -1,4 +1,4 @@
-"""One worker as a process of its own: tasks from a broker, calls to the mock, effects in Valkey or batches in a file.
+"""One worker as a process of its own: tasks from a broker, calls to the mock, effects in Valkey.
 
 `python -m tests.faults.queues.worker_process '{"queue": URL, "name": ..., "mock": URL, ...}'`. It says `{"ready": true}`, drains on
 SIGTERM, and says what it did.
@@ -12,12 +12,9 @@ from typing import Any
 
 import msgspec
 
-from reference_impl.batches.service import BatchWorker
-from reference_impl.batches.sqlite_store import SqliteBatchStore
 from reference_impl.deployment import RetrySpec
 from reference_impl.live.loop import run_live
 from reference_impl.live.serving import stop_on_signals
-from reference_impl.live.wall_clock import wall_clock_s
 from reference_impl.llm.aiohttp_transport import AiohttpTransport
 from reference_impl.llm.http import HttpMessages
 from reference_impl.messages import Call, RequestTag
@@ -27,7 +24,6 @@ from reference_impl.queues.port import MessageQueue, QueuedTask
 from reference_impl.queues.rabbitmq import RabbitMQQueue
 from reference_impl.queues.redis_effects import RedisEffects
 from reference_impl.queues.redis_streams import RedisStreamsQueue
-from reference_impl.service import request_ids
 from reference_impl.task_processor import TaskProcessor
 from reference_impl.telemetry import RequestTrace
 
@@ -37,7 +33,6 @@ class WorkerSettings(msgspec.Struct):
     name: str
     mock: str
     effects: str = ""
-    batches: str = ""
     concurrency: int = 8
     lease_s: float = 3.0
     levels: int = 3
@@ -92,10 +87,6 @@ async def main(settings: WorkerSettings) -> None:
         effects=effects,
     )
     processor.register_handler("call", call, whole_task=True)
-    store = None
-    if settings.batches:
-        store = SqliteBatchStore(settings.batches)
-        BatchWorker(port, store, request_ids(), wall_clock_s).register(processor)
     running = asyncio.create_task(processor.process_queue())
     say({"ready": True})
     await stop.wait()
@@ -105,8 +96,6 @@ async def main(settings: WorkerSettings) -> None:
     await port.aclose()
     if effects is not None:
         await effects.aclose()
-    if store is not None:
-        await store.aclose()
     say(msgspec.structs.asdict(processor.statistics()))
 
 

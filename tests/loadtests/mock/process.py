@@ -40,6 +40,12 @@ def server_process(module: str, *arguments: str) -> Iterator[tuple[str, subproce
             process.stdout.close()
 
 
+def read_log(log: Path) -> list[dict[str, Any]]:
+    """The lines of a mock's log that are written so far."""
+    lines = log.read_bytes().split(b"\n")
+    return [msgspec.json.decode(line) for line in lines[:-1]]  # the last one may be half
+
+
 @dataclass(frozen=True)
 class Mock:
     """A running mock server."""
@@ -54,8 +60,7 @@ class Mock:
 
     def records(self) -> list[dict[str, Any]]:
         """The lines of its log that are written so far."""
-        lines = self.log.read_bytes().split(b"\n")
-        return [msgspec.json.decode(line) for line in lines[:-1]]  # the last one may be half
+        return read_log(self.log)
 
     def wait_for(
         self, wanted: Callable[[dict[str, Any]], bool], limit_s: float = 5.0

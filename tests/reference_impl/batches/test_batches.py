@@ -15,14 +15,17 @@ from anthropic import AsyncAnthropic, BadRequestError, NotFoundError
 
 from reference_impl.batches.port import Batch, BatchRequest
 from reference_impl.batches.routes import BatchRoutes
-from reference_impl.batches.service import BatchService, BatchWorker
-from reference_impl.batches.sqlite_store import SqliteBatchStore
+from reference_impl.batches.service import BatchService
+from reference_impl.batches.worker import BatchWorker
+from reference_impl.database.memory_store import MemoryLedger
+from reference_impl.database.sqlite_store import SqliteLedger
 from reference_impl.deployment import RetrySpec
 from reference_impl.errors import InvalidRequest, Overloaded
 from reference_impl.live.serving import serving
 from reference_impl.live.wall_clock import wall_clock_s
 from reference_impl.messages import Call, Completion, Emit, Usage
 from reference_impl.metrics import ServiceMetrics
+from reference_impl.prices import load_prices
 from reference_impl.queues.memory import MemoryQueue
 from reference_impl.service import MessagesEndpoint, gateway_app
 from reference_impl.task_processor import TaskProcessor
@@ -66,13 +69,19 @@ async def stack(
 ) -> AsyncIterator[tuple[AsyncAnthropic, AsyncAnthropic, Endpoint]]:
     """Clients of two tenants, and the endpoint behind."""
     upstream, queue, metrics = Endpoint(), MemoryQueue(), ServiceMetrics({})
-    store = SqliteBatchStore(folder / "batches.sqlite")
+    ledger = SqliteLedger(folder / "ledger.sqlite")
+    await ledger.open()
+    store = ledger.batches()
     endpoint = MessagesEndpoint(upstream, metrics, itertools.count(), {"one": "a", "two": "b"})
     service = BatchService(store, queue, wall_clock_s)
+    worker = BatchWorker(upstream, store, load_prices(), wall_clock=wall_clock_s)
     processor = TaskProcessor(
-        queue, concurrency=concurrency, retry=RetrySpec(backoff_s=0.01, backoff_max_s=0.02)
+        queue,
+        concurrency=concurrency,
+        retry=RetrySpec(backoff_s=0.01, backoff_max_s=0.02),
+        effects=worker,
     )
-    BatchWorker(upstream, store, itertools.count(), wall_clock_s).register(processor)
+    worker.register(processor)
     running = asyncio.create_task(processor.process_queue())
     app = gateway_app(
         endpoint,
@@ -93,7 +102,7 @@ async def stack(
         await processor.drain(0)
         await running
         await queue.close()
-        await store.aclose()
+        await ledger.aclose()
 
 
 def request(custom_id: str, prompt: str, max_tokens: int = 8) -> Any:
@@ -198,28 +207,26 @@ def test_a_batch_that_is_wrong_is_refused_with_its_place(
     asyncio.run(body())
 
 
-def test_a_batch_that_a_crash_left_stored_is_enqueued_at_the_next_start(tmp_path: Path) -> None:
+def test_a_batch_that_a_crash_left_stored_is_enqueued_at_the_next_start() -> None:
     async def body() -> None:
-        store, queue = SqliteBatchStore(tmp_path / "b.sqlite"), MemoryQueue()
+        store, queue = MemoryLedger().batches(), MemoryQueue()
         params = msgspec.Raw(msgspec.json.encode(request("a", "hi")["params"]))
         batch = Batch("msgbatch_1", "", 0.0, 1e12, processing=1)
         await store.create(batch, [BatchRequest("a", params)])
         service = BatchService(store, queue, wall_clock_s)
-        assert await service.recover() == 1
-        assert await service.recover() == 0
+        assert await service.start() == 1
+        assert await service.start() == 0
         task = await queue.dequeue()
         assert task is not None
         assert task.task_id == "msgbatch_1/0"
-        await store.aclose()
 
     asyncio.run(body())
 
 
-def test_a_batch_that_was_not_done_in_a_day_expires(tmp_path: Path) -> None:
+def test_a_batch_that_was_not_done_in_a_day_expires() -> None:
     async def body() -> None:
-        store, queue = SqliteBatchStore(tmp_path / "b.sqlite"), MemoryQueue()
         now = [1000.0]
-        service = BatchService(store, queue, lambda: now[0])
+        service = BatchService(MemoryLedger().batches(), MemoryQueue(), lambda: now[0])
         params = msgspec.Raw(msgspec.json.encode(request("a", "hi")["params"]))
         batch = await service.create("", [BatchRequest("a", params)])
         now[0] += 24 * 3600
@@ -228,6 +235,5 @@ def test_a_batch_that_was_not_done_in_a_day_expires(tmp_path: Path) -> None:
         assert await service.results("", batch.batch_id, -1, 10) == [
             (0, b'{"custom_id":"a","result":{"type":"expired"}}\n')
         ]
-        await store.aclose()
 
     asyncio.run(body())

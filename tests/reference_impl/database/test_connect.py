@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from reference_impl.database.connect import DSN_VARIABLE, ledger_of, store_of_dsn
+from reference_impl.database.entries import KeyBudget
 from reference_impl.database.errors import BadDsn, DatabaseRefused, DiskFull, SchemaTooNew
 from reference_impl.database.memory_store import MemoryLedger
 from reference_impl.database.migrations import Step, steps
@@ -19,6 +20,7 @@ from reference_impl.deployment import DatabaseSpec
 from tests.reference_impl.database.rows import batch, entry
 
 ROOT = Path(__file__).resolve().parents[3]
+KNOWN = len(steps("sqlite"))
 
 
 def test_a_description_names_its_ledger(tmp_path: Path) -> None:
@@ -90,7 +92,7 @@ def test_a_sqlite_schema_of_a_newer_version_is_refused_and_not_touched(tmp_path:
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version = 99")
     db.close()
-    with pytest.raises(SchemaTooNew, match="version 99, this program knows 1"):
+    with pytest.raises(SchemaTooNew, match=f"version 99, this program knows {KNOWN}"):
         open_sqlite(path)
     with sqlite3.connect(path) as db:
         assert db.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
@@ -99,12 +101,32 @@ def test_a_sqlite_schema_of_a_newer_version_is_refused_and_not_touched(tmp_path:
 
 def test_a_failing_sqlite_migration_leaves_nothing_half_done(tmp_path: Path) -> None:
     db = sqlite3.connect(tmp_path / "ledger.sqlite", isolation_level=None)
-    broken: list[Step] = [*steps("sqlite"), (2, "CREATE TABLE half (n);\nSELECT nonsense();")]
+    broken: list[Step] = [
+        *steps("sqlite"),
+        (KNOWN + 1, "CREATE TABLE half (n);\nSELECT nonsense();"),
+    ]
     with pytest.raises(sqlite3.OperationalError):
         migrate_sqlite(db, broken)
     assert db.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
-    assert migrate_sqlite(db, steps("sqlite")) == [1]
+    assert migrate_sqlite(db, steps("sqlite")) == list(range(1, KNOWN + 1))
     db.close()
+
+
+def test_a_sqlite_file_of_an_older_version_keeps_its_rows(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    db = sqlite3.connect(path, isolation_level=None)
+    assert migrate_sqlite(db, steps("sqlite")[:1]) == [1]
+    db.execute("INSERT INTO ledger_budgets (key_id, limit_nanousd) VALUES ('k', 7)")
+    db.close()
+
+    async def main() -> None:
+        store = SqliteLedger(path)
+        await store.open()
+        assert await store.budgets() == [KeyBudget("k", 7)]
+        assert await store.batches().of_tenant("k") == []
+        await store.aclose()
+
+    asyncio.run(main())
 
 
 def test_a_full_disk_fails_the_batch_whole_and_it_can_be_written_later(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from reference_impl.database.entries import KeyBudget
 from reference_impl.database.errors import (
     BadDsn,
     DatabaseError,
@@ -25,6 +26,8 @@ from reference_impl.database.migrations import migrate_postgres, steps
 from reference_impl.database.pool import ConnectionPool
 from reference_impl.database.postgres_store import PostgresLedger
 from tests.servers.postgres import PASSWORD, PostgresProcess, fresh_database, require_postgres
+
+KNOWN = len(steps("postgres"))
 
 Work = Callable[[ConnectionPool], Coroutine[Any, Any, None]]
 
@@ -229,15 +232,32 @@ def test_processes_that_start_together_migrate_once() -> None:
 
 def test_a_failing_migration_leaves_nothing_half_done() -> None:
     async def work(pool: ConnectionPool) -> None:
-        broken = [*steps("postgres"), (2, "CREATE TABLE half (n int); SELECT 1 / 0")]
+        broken = [*steps("postgres"), (KNOWN + 1, "CREATE TABLE half (n int); SELECT 1 / 0")]
         async with pool.acquire() as connection:
             with pytest.raises(asyncpg.DivisionByZeroError):
                 await migrate_postgres(connection, broken)
             assert await connection.fetchval("SELECT to_regclass('half')") is None
             assert await connection.fetchval("SELECT to_regclass('ledger_schema')") is None
-            assert await migrate_postgres(connection) == [1]
+            assert await migrate_postgres(connection) == list(range(1, KNOWN + 1))
 
     with_pool(work)
+
+
+def test_a_database_of_an_older_version_keeps_its_rows() -> None:
+    dsn = fresh_database()
+
+    async def main() -> None:
+        store = PostgresLedger(ConnectionPool(dsn, 1, 1))
+        await store.pool.initialize()
+        async with store.pool.acquire() as connection:
+            assert await migrate_postgres(connection, steps("postgres")[:1]) == [1]
+        await store.set_budget("k", 7)
+        await store.open()
+        assert await store.budgets() == [KeyBudget("k", 7)]
+        assert await store.batches().of_tenant("k") == []
+        await store.aclose()
+
+    asyncio.run(main())
 
 
 def test_a_schema_of_a_newer_version_is_refused_and_not_touched() -> None:
@@ -250,7 +270,7 @@ def test_a_schema_of_a_newer_version_is_refused_and_not_touched() -> None:
         await store.pool.execute("DROP TABLE ledger_batches")
         await store.aclose()
         older = PostgresLedger(ConnectionPool(dsn, 1, 1))
-        with pytest.raises(SchemaTooNew, match="version 99, this program knows 1"):
+        with pytest.raises(SchemaTooNew, match=f"version 99, this program knows {KNOWN}"):
             await older.open()
         rows = await older.pool.fetch("SELECT to_regclass('ledger_batches') AS found")
         assert rows[0]["found"] is None
