@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -13,9 +14,12 @@ from starlette.routing import Route
 
 from reference_impl.batches.port import Batch, BatchRequest
 from reference_impl.batches.service import BatchService
-from reference_impl.errors import InvalidRequest, PayloadTooLarge, ServiceError
+from reference_impl.database.errors import DatabaseError, summary
+from reference_impl.errors import InvalidRequest, PayloadTooLarge, Rejected, ServiceError
 
 __all__ = ["BatchRoutes"]
+
+log = logging.getLogger("twinload.batches")
 
 _PATH: Final = "/v1/messages/batches"
 _MAX_BODY_BYTES: Final = 256 * 1024 * 1024  # the Message Batches API's own limit
@@ -63,14 +67,16 @@ class BatchRoutes:
             try:
                 return await answer(request, self._authenticate(dict(request.headers.raw)))
             except ServiceError as error:
-                headers = {}
-                if error.retry_after_s is not None:
-                    headers["retry-after"] = f"{error.retry_after_s:g}"
-                document = {
-                    "type": "error",
-                    "error": {"type": error.error_type, "message": error.message},
-                }
-                return JSONResponse(document, error.status, headers)
+                return _failure(error)
+            except DatabaseError as error:
+                log.warning("batches cannot be read or written: %s", summary(error))
+                return _failure(
+                    Rejected(
+                        "the store of batches does not answer; try again later",
+                        status=503,
+                        retry_after_s=1.0,
+                    )
+                )
 
         return endpoint
 
@@ -140,6 +146,14 @@ class BatchRoutes:
                 rows = await self._service.results(tenant, batch_id, rows[-1][0], _RESULTS_AT_ONCE)
 
         return StreamingResponse(lines(), media_type="application/x-jsonl")
+
+
+def _failure(error: ServiceError) -> Response:
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = f"{error.retry_after_s:g}"
+    document = {"type": "error", "error": {"type": error.error_type, "message": error.message}}
+    return JSONResponse(document, error.status, headers)
 
 
 def _place(ids: list[str], field: str, batch_id: str) -> int:

@@ -25,6 +25,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--id", default="instance-1", help="id of this instance")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    # It logs every attempt to connect; what an outage means is told once, by the queue.
+    logging.getLogger("aiormq").setLevel(logging.CRITICAL)
     try:
         config = ProcessConfig.read(arguments.config)
         if arguments.role == "gateway":

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from anthropic import AsyncAnthropic, BadRequestError, NotFoundError
+from anthropic import APIStatusError, AsyncAnthropic, BadRequestError, NotFoundError
 
 from reference_impl.batches.port import Batch, BatchRequest
 from reference_impl.batches.routes import BatchRoutes
@@ -34,7 +34,8 @@ from reference_impl.task_processor import TaskProcessor
 class Endpoint:
     """Answers with the prompt; refuses "bad", is overloaded at the first call for "busy", and holds "slow" until told."""
 
-    def __init__(self) -> None:
+    def __init__(self, ledger: SqliteLedger) -> None:
+        self.ledger = ledger
         self.calls: list[str] = []
         self.go = asyncio.Event()
 
@@ -68,9 +69,9 @@ async def stack(
     folder: Path, *, concurrency: int = 4
 ) -> AsyncIterator[tuple[AsyncAnthropic, AsyncAnthropic, Endpoint]]:
     """Clients of two tenants, and the endpoint behind."""
-    upstream, queue, metrics = Endpoint(), MemoryQueue(), ServiceMetrics({})
     ledger = SqliteLedger(folder / "ledger.sqlite")
     await ledger.open()
+    upstream, queue, metrics = Endpoint(ledger), MemoryQueue(), ServiceMetrics({})
     store = ledger.batches()
     endpoint = MessagesEndpoint(upstream, metrics, itertools.count(), {"one": "a", "two": "b"})
     service = BatchService(store, queue, wall_clock_s)
@@ -235,5 +236,19 @@ def test_a_batch_that_was_not_done_in_a_day_expires() -> None:
         assert await service.results("", batch.batch_id, -1, 10) == [
             (0, b'{"custom_id":"a","result":{"type":"expired"}}\n')
         ]
+
+    asyncio.run(body())
+
+
+def test_a_store_that_is_away_is_told_as_such(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with stack(tmp_path) as (client, _, upstream):
+            batch = await client.messages.batches.create(requests=[request("r", "hi")])
+            await ended(client, batch.id)
+            await upstream.ledger.aclose()
+            with pytest.raises(APIStatusError, match="does not answer") as caught:
+                await client.messages.batches.retrieve(batch.id)
+            assert caught.value.status_code == 503
+            assert caught.value.response.headers["retry-after"] == "1"
 
     asyncio.run(body())
