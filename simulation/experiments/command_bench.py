@@ -141,13 +141,14 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def show_table(title: str, frame: pd.DataFrame) -> None:
-    """A frame as a table; numbers with four significant digits."""
+    """A frame as a table; numbers to the right, with four significant digits."""
     table = Table(title=title, title_justify="left")
     short = [str(column).rpartition(".")[2] for column in frame.columns]
     for i, column in enumerate(frame.columns):
         # The last part of a field's path says enough, unless two fields share it.
         head = short[i] if short.count(short[i]) == 1 else str(column)
-        table.add_column(head, justify="left" if i == 0 else "right", overflow="fold")
+        is_number = pd.api.types.is_numeric_dtype(frame[column])
+        table.add_column(head, justify="right" if i and is_number else "left", overflow="fold")
     for row in frame.itertuples(index=False):
         table.add_row(*(_text(value) for value in row))
     Console().print(table)

@@ -1,0 +1,105 @@
+"""What a terminal shows of runs: verdict, headline figures, the twin table; or one JSON object for scripts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from reports import tables
+from reports.document import ReportPaths
+from reports.run import load_run
+from reports.summary import summarise
+from reports.twin import match_runs, twin_table
+from reports.wording import amount
+
+__all__ = ["show_reports", "show_run"]
+
+# Characters that the twin table needs for all of its columns.
+_WIDE: Final = 120
+
+
+def show_run(folder: Path, *, as_json: bool) -> None:
+    """One finished run: its verdict and figures, and how to see more. Raises ReportError."""
+    summary = summarise(folder)
+    if as_json:
+        _print_json(summary)
+        return
+    _print_verdict(summary)
+    _print_rows("Run", ("figure", "value"), _headline(summary))
+    click.echo(f"Run: {folder}\nReport: twinload report {folder}")
+
+
+def show_reports(runs: Sequence[Path], paths: ReportPaths, *, as_json: bool) -> None:
+    """The verdicts of the runs that a report is about, the twin table of two, and where the report is."""
+    summaries = [summarise(run) for run in runs]
+    if as_json:
+        twin = []
+        if len(runs) == 2:
+            twin = json.loads(twin_table(runs[0], runs[1]).to_json(orient="records"))
+        _print_json(
+            {
+                "html": str(paths.html),
+                "markdown": str(paths.markdown),
+                "runs": summaries,
+                "twin": twin,
+            }
+        )
+        return
+    for summary in summaries:
+        _print_verdict(summary)
+    if len(runs) == 2:
+        _print_twin(runs)
+    click.echo(f"Report: {paths.html}")
+
+
+def _headline(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    latency = summary["latency"]
+    yield "requests", f"{summary['requests']:,}"
+    yield "outcomes", ", ".join(f"{n:,} {k}" for k, n in summary["outcomes"].items())
+    yield "throughput", f"{summary['throughput_per_s']:.2f} /s"
+    for name in ("p50", "p95", "p99"):
+        value = latency.get(f"latency_intended_{name}_s")
+        if value is not None:
+            yield f"latency {name}", amount(value, "s")
+    hits = summary["cache_hit_ratio"]
+    yield "cache hits", "no cache" if hits is None else f"{hits:.1%}"
+    yield "largest fleet", f"{summary['largest_instances']} instances"
+    yield "cost", f"${summary['cost_usd']:.4f}"
+
+
+def _print_verdict(summary: dict[str, Any]) -> None:
+    verdict = summary["verdict"]
+    click.echo(f"{verdict['headline']}\n{verdict['action']}")
+
+
+def _print_twin(runs: Sequence[Path]) -> None:
+    live, virtual = (load_run(run) for run in runs)
+    match = match_runs(live, virtual)
+    table = tables.twin(
+        twin_table(live, virtual), (live.world, virtual.world), match.paired, match.replayed
+    )
+    # On a narrow terminal the last column, the interval, would make every row three lines high.
+    columns = len(table.heads) if shutil.get_terminal_size().columns >= _WIDE else -1
+    _print_rows(table.title, table.heads[:columns], [row[:columns] for row in table.rows])
+    for warning in match.warnings:
+        click.echo(warning)
+
+
+def _print_rows(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    table = Table(title=title, title_justify="left")
+    for i, head in enumerate(heads):
+        table.add_column(head, justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    click.echo(json.dumps(document, indent=2))
