@@ -124,6 +124,11 @@ _ELSEWHERE: dict[str, tuple[str, str, str]] = {
         "profile",
         "Fit an endpoint profile to measured calls.",
     ),
+    "queue": (
+        "reference_impl.queues.commands",
+        "queue",
+        "Show what waits in a queue of tasks, and replay its dead letters.",
+    ),
     "replications": (
         "simulation.experiments.commands",
         "replications",
@@ -143,6 +148,11 @@ _ELSEWHERE: dict[str, tuple[str, str, str]] = {
         "simulation.experiments.commands",
         "sensitivity",
         "Tell which uncertain inputs matter (Morris or Sobol).",
+    ),
+    "services": (
+        "reference_impl.live.services.commands",
+        "services",
+        "Start, stop and show private servers: Valkey, PostgreSQL, RabbitMQ.",
     ),
     "simulate": (
         "simulation.experiments.run_commands",

@@ -40,6 +40,7 @@ def command(
 ) -> Command:
     """Runs `twinload ...` in an empty working directory."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TWINLOAD_QUEUE", raising=False)
     before = signal.getsignal(signal.SIGTERM)
 
     def run(*arguments: str) -> Result:
@@ -116,6 +117,17 @@ def test_the_shipped_scenarios_are_listed_with_what_they_are(command: Command) -
         (["simulate"], "SCENARIO"),
         (["report", "nowhere"], "nowhere"),
         (["swarm", "demo", "--workers", "-1"], "--workers"),
+        (["services", "up", "redis"], "'redis' is not one of 'valkey', 'postgres', 'rabbitmq'"),
+        (["services", "up", "valkey", "--folder", "broken.csv"], "broken.csv"),
+        (["services", "up", "valkey", "--folder", "broken.csv/below"], "broken.csv"),
+        (["queue", "status"], "TWINLOAD_QUEUE"),
+        (["queue", "status", "--queue", "memory://"], "name a broker"),
+        (["queue", "status", "--queue", "sqs://somewhere"], "expected amqp"),
+        (["queue", "dead", "--queue", "redis://127.0.0.1:1/"], "no broker at redis://127.0.0.1:1/"),
+        (["queue", "dead", "--queue", "amqp://127.0.0.1:1/"], "no broker at amqp://127.0.0.1:1/"),
+        (["queue", "dead", "--queue", "kafka://127.0.0.1:1"], "no broker at kafka://127.0.0.1:1"),
+        (["queue", "replay", "--queue", "redis://127.0.0.1:1/", "--limit", "0"], "--limit"),
+        (["queue", "status", "--queue", "redis://127.0.0.1:1/", "--capacity", "9"], "RabbitMQ"),
         (["frobnicate"], "frobnicate"),
     ],
     ids=" ".join,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from reference_impl.deployment import QueueSpec
 from reference_impl.queues.memory import MemoryQueue
@@ -18,9 +18,9 @@ __all__ = [
 ]
 
 # The URL may hold a password, so it comes through the environment and is in no file and no process list.
-URL_VARIABLE = "TWINLOAD_QUEUE"
+URL_VARIABLE: Final = "TWINLOAD_QUEUE"
 
-_SCHEMES = {
+_SCHEMES: Final = {
     "rabbitmq": ("amqp", "amqps"),
     "redis": ("redis", "rediss", "unix"),
     "kafka": ("kafka",),
@@ -72,10 +72,12 @@ def queue_of(spec: QueueSpec, url: str) -> MessageQueue | None:
 async def queue_status(
     url: str, *, name: str = "tasks", limit: int = 20, **options: Any
 ) -> tuple[QueueStatistics, list[DeadLetter]]:
-    """Depth, age and the oldest dead letters. Raises a QueueError."""
+    """Depth, age and the oldest `limit` dead letters. Raises a QueueError."""
     queue = connect_queue(url, name=name, **options)
     try:
-        return await queue.statistics(), await queue.dead_letters(limit)
+        statistics = await queue.statistics()
+        # RabbitMQ takes them all from their queue for a moment, so they are asked for only where they are wanted.
+        return statistics, await queue.dead_letters(limit) if limit else []
     finally:
         await queue.close()
 
