@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,14 +88,16 @@ def test_a_temporary_server_dies_with_a_parent_that_was_killed(tmp_path: Path, k
     code = (
         "import time; from pathlib import Path; from loadtests import servers; "
         f"server = servers.temporary_{kind}(Path({str(tmp_path)!r})); server.start(); "
-        "print(server.pid, flush=True); time.sleep(60)"
+        "print(server.pid, server._folder.name, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as one:
         assert one.stdout is not None
-        pid = int(one.stdout.readline())
-        family = [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+        pid, folder = one.stdout.readline().split()
+        children_of_it = psutil.Process(int(pid)).children(recursive=True)
+        family = [int(pid), *(child.pid for child in children_of_it)]
         one.kill()
     assert eventually(lambda: all(map(is_gone, family)))
+    shutil.rmtree(folder)  # for which nobody was left
 
 
 def test_a_stack_with_a_ledger_in_postgresql_starts_one_books_into_it_and_ends_it(

@@ -7,7 +7,6 @@ able to reach its programs and its folder. Only that user can read the data, and
 from __future__ import annotations
 
 import contextlib
-import getpass
 import importlib.util
 import os
 import pwd
@@ -43,8 +42,9 @@ _PROTOCOL: Final = 3 << 16
 _TOOL_LIMIT_S: Final = 60.0
 
 
-def find_postgres(user: str = "") -> list[Path]:
-    """Folders of `initdb` and `postgres` that `user` can reach, the first the best. Raises ServiceUnavailable if there is none."""
+def find_postgres() -> list[Path]:
+    """Folders of `initdb` and `postgres` that can be run, the first the best. Raises ServiceUnavailable if there is none."""
+    user = _server_user()
     folders = sorted(
         Path("/usr/lib/postgresql").glob("*/bin"),
         key=lambda folder: folder.parent.name.zfill(3),
@@ -109,8 +109,7 @@ class PostgresServer(PrivateServer):
             folder, self._dsn(database or _SUPERUSER, password), log=log, is_tied=is_tied
         )
         self._data = self.folder / "data"
-        if os.geteuid() == 0:
-            self._user = _unprivileged_user()
+        self._user = _server_user()
 
     def dsn(self, database: str = _SUPERUSER, password: str | None = None) -> str:
         return self._dsn(database, self._password if password is None else password)
@@ -120,7 +119,7 @@ class PostgresServer(PrivateServer):
 
     def prepare(self) -> None:
         if self._binaries is None:
-            self._binaries = self._suitable(find_postgres(self._user))
+            self._binaries = self._suitable(find_postgres())
         if self._user:
             self.folder.chmod(0o711)
             barrier = _barrier(self.folder, self._user)
@@ -253,12 +252,15 @@ class PostgresServer(PrivateServer):
             raise ServiceUnavailable(f"PostgreSQL's {tool} failed: {words}")
 
 
-def _unprivileged_user() -> str:
+def _server_user() -> str:
+    """Whom root must run it as; "": whoever this is may run it."""
+    if os.geteuid() != 0:
+        return ""
     for name in ("postgres", "nobody"):
         with contextlib.suppress(KeyError):
             return pwd.getpwnam(name).pw_name
     raise ServiceUnavailable(
-        f"PostgreSQL refuses to run as {getpass.getuser()}, and there is no other user here: add one named postgres"
+        "PostgreSQL refuses to run as root, and there is neither a user postgres nor nobody here: add one"
     )
 
 

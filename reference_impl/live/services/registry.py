@@ -78,11 +78,11 @@ async def services_up(folder: Path, names: Sequence[str] = ()) -> Started:
             for name in _in_order(names):
                 place = ServiceFolder(folder / name)
                 state = place.state()
-                if state is not None and state.is_running:
-                    if state.is_ready:
+                if state is not None:
+                    if state.is_running and state.is_ready:
                         continue
-                    await _end(state)  # its starter was killed
-                place.forget()
+                    await _end(state)  # what a killed starter, or a server that died, has left
+                    place.forget()
                 try:
                     await _start(name, place, started)
                 except ServiceUnavailable as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -79,6 +80,19 @@ def test_a_rabbitmq_starts_once_serves_a_queue_and_keeps_its_data_and_port(folde
     asyncio.run(use_queue_and_restart(folder, "rabbitmq"))
 
 
+@pytest.mark.xdist_group("rabbitmq")
+def test_what_a_node_that_died_has_left_behind_is_ended_before_the_next_starts(
+    folder: Path,
+) -> None:
+    require_rabbitmq()
+    died = asyncio.run(services_up(folder, ["rabbitmq"])).running["rabbitmq"]
+    os.kill(died.pid, signal.SIGKILL)
+    result = asyncio.run(services_up(folder, ["rabbitmq"]))
+    assert result.started == ["rabbitmq"]
+    assert not any(process.is_alive for process in died.processes)
+    assert all(process.is_alive for process in result.running["rabbitmq"].processes)
+
+
 def test_a_port_that_somebody_else_has_taken_meanwhile_is_given_up(folder: Path) -> None:
     first = asyncio.run(services_up(folder, ["valkey"])).running["valkey"]
     asyncio.run(services_down(folder))
@@ -123,11 +137,11 @@ def test_what_a_killed_starter_left_unfinished_is_ended_and_begun_anew(
 
 def test_a_server_that_hangs_is_told_from_one_that_runs(folder: Path) -> None:
     state = asyncio.run(services_up(folder, ["valkey"])).running["valkey"]
-    os.kill(state.pid, 19)
+    os.kill(state.pid, signal.SIGSTOP)
     try:
         (report,) = asyncio.run(services_report(folder, ["valkey"]))
     finally:
-        os.kill(state.pid, 18)
+        os.kill(state.pid, signal.SIGCONT)
     assert (report.state, report.pid) == ("not answering", state.pid)
 
 
