@@ -193,6 +193,8 @@ class _World:
             pool = VirtualPool(
                 self._database,
                 size,
+                min_size=spec.min_size,
+                behind_pgbouncer=spec.behind_pgbouncer,
                 acquire_timeout_s=spec.acquire_timeout_s,
                 statement_timeout_s=spec.statement_timeout_s,
             )

@@ -83,6 +83,7 @@ class ConnectionPool:
         self._pool: asyncpg.Pool | None = None
         self._meter: StationMeter | None = None
         self._gave_up = 0
+        self._stateful: set[int] = set()  # server processes whose session a lease may have changed
 
     def __repr__(self) -> str:
         return f"ConnectionPool({masked(self._dsn)!r}, {self._min_size}, {self._max_size})"
@@ -100,8 +101,7 @@ class ConnectionPool:
                 command_timeout=self._statement_timeout_s,
                 timeout=self._connect_timeout_s,
                 statement_cache_size=0 if self._behind_pgbouncer else 100,
-                # pgbouncer resets connections itself, and would reset another's between transactions.
-                reset=_no_reset if self._behind_pgbouncer else None,
+                reset=self._reset,
             )
         except (*FOREIGN, ValueError) as error:
             raise translated(error, doing) from error
@@ -119,19 +119,24 @@ class ConnectionPool:
         self._pool = pool
         self._meter = StationMeter("database pool", "pool", self._max_size)
 
-    def acquire(self, timeout_s: float | None = None) -> _Lease:
+    def acquire(self, timeout_s: float | None = None, *, stateless: bool = False) -> _Lease:
         """A connection for the block: `async with pool.acquire() as connection`.
 
+        `stateless`: the block leaves nothing in the session (no SET but SET LOCAL, no LISTEN, no session lock, no cursor), so
+        the connection need not be reset afterwards. That is a round trip, in which nobody else can have the connection.
         Raises PoolExhausted after `timeout_s` (None: the pool's own), DatabaseUnavailable when none can be opened.
         """
-        return _Lease(self, self._acquire_timeout_s if timeout_s is None else timeout_s)
+        return _Lease(self, self._acquire_timeout_s if timeout_s is None else timeout_s, stateless)
 
     @asynccontextmanager
     async def transaction(
         self, *, timeout_s: float | None = None, isolation: str | None = None
     ) -> AsyncIterator[asyncpg.Connection]:
-        """A connection inside a transaction: committed at the end of the block, rolled back when it raises."""
-        async with self.acquire(timeout_s) as connection:
+        """A connection inside a transaction: committed at the end of the block, rolled back when it raises.
+
+        The block is stateless, as `acquire` has it.
+        """
+        async with self.acquire(timeout_s, stateless=True) as connection:
             try:
                 async with connection.transaction(isolation=isolation):
                     yield connection
@@ -139,7 +144,7 @@ class ConnectionPool:
                 raise translated(error, "transaction") from error
 
     async def execute(self, query: str, *args: Any, idempotent: bool = False) -> str:
-        """Run a statement; its status line, as `INSERT 0 1`.
+        """Run a stateless statement (see `acquire`); its status line, as `INSERT 0 1`.
 
         Tried again when it was certainly not done (no connection, rolled back by the server), and with `idempotent` also
         when the connection was lost under way. Raises a DatabaseError.
@@ -198,7 +203,7 @@ class ConnectionPool:
                 await asyncio.sleep(wait_s)
 
     async def _once(self, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
-        async with self.acquire() as connection:
+        async with self.acquire(stateless=True) as connection:
             try:
                 if self._behind_pgbouncer:
                     async with connection.transaction():
@@ -229,11 +234,13 @@ class ConnectionPool:
             else:
                 self._gave_up += 1
 
-    async def _give_back(self, connection: asyncpg.Connection) -> None:
+    async def _give_back(self, connection: asyncpg.Connection, stateless: bool) -> None:
         pool, meter = self._pool, self._meter
         assert meter is not None
         try:
             if pool is not None:
+                if not stateless:
+                    self._stateful.add(connection.get_server_pid())
                 await pool.release(connection, timeout=self._connect_timeout_s)
         except (
             FOREIGN
@@ -244,15 +251,24 @@ class ConnectionPool:
             meter.busy -= 1
             meter.completions += 1
 
+    async def _reset(self, connection: asyncpg.Connection) -> None:
+        """Called by asyncpg for a connection that is given back, after it has rolled back what was left open."""
+        pid = connection.get_server_pid()
+        # pgbouncer resets connections itself; a reset of ours would reach another's between two of its transactions.
+        if pid in self._stateful and not self._behind_pgbouncer:
+            await connection.reset()
+        self._stateful.discard(pid)
+
 
 class _Lease:
     """The block that holds a connection. A class, because a generator's context manager costs a tenth of the acquire."""
 
-    __slots__ = ("_connection", "_pool", "_timeout_s")
+    __slots__ = ("_connection", "_pool", "_stateless", "_timeout_s")
 
-    def __init__(self, pool: ConnectionPool, timeout_s: float) -> None:
+    def __init__(self, pool: ConnectionPool, timeout_s: float, stateless: bool) -> None:
         self._pool = pool
         self._timeout_s = timeout_s
+        self._stateless = stateless
         self._connection: asyncpg.Connection | None = None
 
     async def __aenter__(self) -> asyncpg.Connection:
@@ -266,11 +282,7 @@ class _Lease:
         traceback: TracebackType | None,
     ) -> None:
         connection, self._connection = self._connection, None
-        await self._pool._give_back(connection)  # noqa: SLF001
-
-
-async def _no_reset(_connection: asyncpg.Connection) -> None:
-    """Nothing to reset: no session state is ever set."""
+        await self._pool._give_back(connection, self._stateless)  # noqa: SLF001
 
 
 def _not_connected(error: BaseException) -> DatabaseError:

@@ -3,16 +3,23 @@
 Rows come in by COPY, the fastest way there is (facts of `docs/database.md`). COPY cannot ignore a row that exists, so a
 batch that meets one is written again by `INSERT ... ON CONFLICT DO NOTHING` over arrays. Every transaction locks rows of
 budgets in the order of their keys and before those of holds, so no two wait for each other in a circle.
+
+Reservations of the same keys wait for a writer's locks, and hold a connection meanwhile. So a batch travels in four round
+trips (begin, claim, rows, booking), and the locks are taken, used and given up within the last: COMMIT is in the same message.
+A message of several statements takes no arguments, so what is to be booked goes ahead of it, with the claim, into a setting of
+the transaction.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import Any, Final
 
 import asyncpg
+import msgspec
 
 from reference_impl.batches.port import BatchStore
 from reference_impl.database.aggregates import POSTGRES_DAY, spend_sql, spends
@@ -43,20 +50,24 @@ _INSERT_NEW: Final = (
     f"INSERT INTO ledger_entries ({_COLUMNS}) SELECT * FROM unnest({_ARRAYS}) "  # noqa: S608 - constants
     "ON CONFLICT (entry_id) DO NOTHING RETURNING key_id, cost_nanousd"
 )
+# Claims the batch, and prepares its end: what is reported as written must survive a crash of the server, whatever its default
+# is, and what is to be booked is kept for the last message.
 _CLAIM: Final = """
     INSERT INTO ledger_writers AS w (writer, sequence) VALUES ($1, $2)
     ON CONFLICT (writer) DO UPDATE SET sequence = excluded.sequence, at = now()
-    WHERE w.sequence < excluded.sequence RETURNING true"""
-_LOCK_BUDGETS: Final = (
-    "SELECT FROM ledger_budgets WHERE key_id = ANY($1) ORDER BY key_id FOR UPDATE"
-)
-# What was spent and what is released, in one statement: the locks on budgets are held for two round trips and no longer,
-# because reservations of the same keys wait for them.
-_BOOK: Final = """
+    WHERE w.sequence < excluded.sequence
+    RETURNING set_config('synchronous_commit', 'on', true), set_config('twinload.booking', $3, true)"""
+_REPLACE_BOOKING: Final = "SELECT set_config('twinload.booking', $1, true)"
+_BOOKING: Final = "current_setting('twinload.booking')::json"
+_LOCK_BUDGETS: Final = f"""
+    SELECT FROM ledger_budgets
+    WHERE key_id = ANY (ARRAY(SELECT json_array_elements_text({_BOOKING} -> 'keys')))
+    ORDER BY key_id FOR UPDATE"""
+_BOOK: Final = f"""
     WITH asked AS (
-        SELECT h.hold, h.key_id, least(h.held_nanousd, a.nanousd) AS taken
-        FROM unnest($3::text[], $4::text[], $5::bigint[]) AS a (hold, key_id, nanousd)
-        JOIN ledger_holds h USING (hold, key_id)
+        SELECT h.hold, h.key_id, least(h.held_nanousd, (a ->> 2)::bigint) AS taken
+        FROM json_array_elements({_BOOKING} -> 'releases') AS a
+        JOIN ledger_holds h ON h.hold = a ->> 0 AND h.key_id = a ->> 1
     ), released AS (
         UPDATE ledger_holds h SET held_nanousd = h.held_nanousd - asked.taken
         FROM asked WHERE h.hold = asked.hold AND h.key_id = asked.key_id
@@ -65,16 +76,18 @@ _BOOK: Final = """
     SET spent_nanousd = b.spent_nanousd + t.cost, held_nanousd = b.held_nanousd - t.taken
     FROM (
         SELECT key_id, sum(cost)::bigint AS cost, sum(taken)::bigint AS taken FROM (
-            SELECT key_id, cost, 0 AS taken FROM unnest($1::text[], $2::bigint[]) AS s (key_id, cost)
+            SELECT key AS key_id, value::bigint AS cost, 0 AS taken
+            FROM json_each_text({_BOOKING} -> 'costs')
             UNION ALL SELECT key_id, 0, taken FROM asked
         ) u GROUP BY key_id
-    ) t WHERE b.key_id = t.key_id"""
-_RENEW: Final = """
+    ) t WHERE b.key_id = t.key_id"""  # noqa: S608 - constants
+_RENEW: Final = f"""
     UPDATE ledger_holds h SET ends_at = now() + h.hold_s * interval '1 second'
-    FROM unnest($1::text[], $2::text[]) AS r (hold, key_id)
-    WHERE h.hold = r.hold AND h.key_id = r.key_id"""
+    FROM json_array_elements({_BOOKING} -> 'renewals') AS r
+    WHERE h.hold = r ->> 0 AND h.key_id = r ->> 1"""  # noqa: S608 - constants
 # One statement and so one round trip. The condition and the new values are read from the locked row, so that concurrent
-# reservations follow each other. Without a budget: no row. Refused: granted is 0 and nothing else changes.
+# reservations follow each other. Without a budget: no row. Refused: granted is 0, nothing else changes, and the second column
+# says whether holds have ended that would give money back.
 _RESERVE: Final = """
     WITH granted AS (
         UPDATE ledger_budgets SET
@@ -95,7 +108,10 @@ _RESERVE: Final = """
             held_nanousd = h.held_nanousd + excluded.held_nanousd,
             hold_s = excluded.hold_s, ends_at = excluded.ends_at
     )
-    SELECT granted_nanousd FROM granted"""
+    SELECT granted_nanousd, granted_nanousd = 0 AND EXISTS (
+        SELECT FROM ledger_holds WHERE key_id = $1 AND ends_at <= now()
+    ) FROM granted"""
+_LOCK_BUDGET: Final = "SELECT FROM ledger_budgets WHERE key_id = $1 FOR UPDATE"
 _END_HOLDS: Final = """
     WITH ended AS (
         DELETE FROM ledger_holds WHERE key_id = $1 AND ends_at <= now() RETURNING held_nanousd
@@ -120,23 +136,14 @@ class PostgresLedger:
                 raise translated(error, "migrating the ledger") from error
 
     async def write(self, batch: EntryBatch) -> int:
-        async with self.pool.transaction() as connection:
-            # What is reported as written must survive a crash of the server, whatever its default is.
-            await connection.execute("SET LOCAL synchronous_commit = on")
-            if not await connection.fetchval(_CLAIM, batch.writer, batch.sequence):
-                return 0
-            new = 0
-            costs: dict[str, int] = {}
-            if batch.entries:
-                new, costs = await _insert(connection, batch.entries)
-            keys = sorted({*costs, *(key_id for _, key_id, _ in batch.releases)})
-            if keys:
-                await connection.execute(_LOCK_BUDGETS, keys)
-                releases = _columns(batch.releases, 3)
-                await connection.execute(_BOOK, list(costs), list(costs.values()), *releases)
-            if batch.renewals:
-                await connection.execute(_RENEW, *_columns(batch.renewals, 2))
-            return new
+        async with self.pool.acquire(stateless=True) as connection:
+            try:
+                try:
+                    return await _write(connection, batch, _copy)
+                except asyncpg.UniqueViolationError:
+                    return await _write(connection, batch, _insert_new)
+            except FOREIGN as error:
+                raise translated(error, "writing a batch") from error
 
     async def reserve(
         self, key_id: str, hold: str, need_nanousd: int, want_nanousd: int, hold_s: float
@@ -144,14 +151,11 @@ class PostgresLedger:
         want = max(need_nanousd, want_nanousd)
         arguments = (key_id, hold, need_nanousd, want, hold_s)
         rows = await self.pool.fetch(_RESERVE, *arguments)
-        if not rows:
-            return Grant(0, budgeted=False)
-        if rows[0][0] == 0 and need_nanousd > 0:
+        if rows and rows[0][1] and need_nanousd > 0:
             async with self.pool.transaction() as connection:
-                await connection.execute(_LOCK_BUDGETS, [key_id])
-                ended = await connection.execute(_END_HOLDS, key_id)
-            if not ended.endswith(" 0"):
-                rows = await self.pool.fetch(_RESERVE, *arguments)
+                await connection.execute(_LOCK_BUDGET, key_id)
+                await connection.execute(_END_HOLDS, key_id)
+            rows = await self.pool.fetch(_RESERVE, *arguments)
         return Grant(rows[0][0] if rows else 0, budgeted=bool(rows))
 
     async def set_budget(self, key_id: str, limit_nanousd: int | None) -> None:
@@ -209,31 +213,61 @@ class PostgresLedger:
         await self.pool.close()
 
 
-async def _insert(
-    connection: asyncpg.Connection, entries: Sequence[LedgerEntry]
-) -> tuple[int, dict[str, int]]:
-    """Insert entries; how many were new, and their costs by key."""
-    costs: dict[str, int] = defaultdict(int)
-    # In order of id: two writers with the same rows wait for each other's index entries, and must not do so in a circle.
-    rows = sorted(_ROW_OF(entry) for entry in entries)
+Insert = Callable[[asyncpg.Connection, EntryBatch], Awaitable[int]]
+
+
+async def _write(connection: asyncpg.Connection, batch: EntryBatch, insert: Insert) -> int:
+    """Write `batch` in a transaction; how many of its entries were new. Foreign errors pass through, rolled back."""
     try:
-        async with (
-            connection.transaction()
-        ):  # a savepoint: a row that exists must not undo the batch
-            await connection.copy_records_to_table(
-                "ledger_entries", records=rows, columns=ENTRY_FIELDS
-            )
-    except asyncpg.UniqueViolationError:
-        inserted = await connection.fetch(_INSERT_NEW, *zip(*rows, strict=True))
-        for key_id, cost in inserted:
-            costs[key_id] += cost
-        return len(inserted), dict(costs)
-    for entry in entries:
-        costs[entry.key_id] += entry.cost_nanousd
-    return len(rows), dict(costs)
+        await connection.execute("BEGIN")
+        costs = ((entry.key_id, entry.cost_nanousd) for entry in batch.entries)
+        claimed = await connection.fetch(
+            _CLAIM, batch.writer, batch.sequence, _booking(batch, costs)
+        )
+        if not claimed:
+            await connection.execute("ROLLBACK")
+            return 0
+        new = await insert(connection, batch) if batch.entries else 0
+        last = [_LOCK_BUDGETS, _BOOK] if batch.entries or batch.releases else []
+        if batch.renewals:
+            last.append(_RENEW)
+        await connection.execute(";".join((*last, "COMMIT")))
+    except BaseException:
+        with contextlib.suppress(*FOREIGN):  # a connection that is lost has rolled back
+            await connection.execute("ROLLBACK")
+        raise
+    return new
 
 
-def _columns(rows: Iterable[tuple[Any, ...]], width: int) -> list[list[Any]]:
-    """Rows as columns, for `unnest`; empty columns where there are no rows."""
-    rows = list(rows)
-    return [[row[position] for row in rows] for position in range(width)]
+def _booking(batch: EntryBatch, costs: Iterable[tuple[str, int]]) -> str:
+    """What the last message of a batch books: sums of `costs` by key, releases and renewals."""
+    by_key: dict[str, int] = defaultdict(int)
+    for key_id, cost_nanousd in costs:
+        by_key[key_id] += cost_nanousd
+    booking = {
+        "keys": sorted({*by_key, *(key_id for _, key_id, _ in batch.releases)}),
+        "costs": by_key,
+        "releases": batch.releases,
+        "renewals": batch.renewals,
+    }
+    return msgspec.json.encode(booking).decode()
+
+
+def _rows(batch: EntryBatch) -> list[tuple[Any, ...]]:
+    # In order of id: two writers with the same rows wait for each other's index entries, and must not do so in a circle.
+    return sorted(_ROW_OF(entry) for entry in batch.entries)
+
+
+async def _copy(connection: asyncpg.Connection, batch: EntryBatch) -> int:
+    """Raises UniqueViolationError when the ledger has one of the rows."""
+    await connection.copy_records_to_table(
+        "ledger_entries", records=_rows(batch), columns=ENTRY_FIELDS
+    )
+    return len(batch.entries)
+
+
+async def _insert_new(connection: asyncpg.Connection, batch: EntryBatch) -> int:
+    """Insert the entries that the ledger does not have, and book those alone."""
+    inserted = await connection.fetch(_INSERT_NEW, *zip(*_rows(batch), strict=True))
+    await connection.execute(_REPLACE_BOOKING, _booking(batch, inserted))
+    return len(inserted)

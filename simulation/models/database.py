@@ -3,13 +3,16 @@
 `DatabaseServer` is the server, shared by the processes of a world; `VirtualPool` is one process's connections, `VirtualLedger`
 the ledger over them. So the writer and the budgets of `reference_impl` run over it unchanged, and a pool that is too small
 shows as the wait that it is. Works on any event loop.
+
+A connection is held for as many round trips as live, first use and reset included. Locks on the rows of a key are held within a
+single message live, so waits for them are the server's contention (`DatabaseDemand`) and not modelled one by one.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal, NamedTuple, TypeVar
 
 from reference_impl.batches.port import BatchStore
 from reference_impl.database.entries import (
@@ -27,16 +30,42 @@ from simulation.models.batches import VirtualBatches
 from simulation.scenario.database import DatabaseDemand
 from simulation.scenario.random_streams import uniforms
 
-__all__ = ["DatabaseServer", "Outage", "Statement", "VirtualLedger", "VirtualPool"]
+__all__ = [
+    "CONNECT_ROUND_TRIPS",
+    "ROUND_TRIPS",
+    "DatabaseServer",
+    "Outage",
+    "Statement",
+    "Trips",
+    "VirtualLedger",
+    "VirtualPool",
+]
 
 T = TypeVar("T")
 
 Outage = Literal["refusing", "hanging"]
 Statement = Literal["reserve", "write", "query"]
 
-# Messages there and back while a connection is held; the last is the reset with which a pool takes one back. A batch is
-# begin, setting, claim, COPY (two), books, commit.
-_ROUND_TRIPS: Final[dict[Statement, int]] = {"reserve": 2, "write": 8, "query": 2}
+
+class Trips(NamedTuple):
+    """Messages there and back while a connection is held."""
+
+    prepared: int
+    first: int  # on a connection that has not done this before: its statements are prepared
+    behind_pgbouncer: (
+        int  # nothing stays prepared, and a single statement has a transaction around it
+    )
+
+
+# As counted on the wire (tests/reference_impl/database/test_round_trips.py holds them). A batch is begin, claim, rows and the
+# booking that commits; nothing of it needs a reset.
+ROUND_TRIPS: Final[dict[Statement, Trips]] = {
+    "reserve": Trips(1, 2, 4),
+    "write": Trips(4, 6, 6),
+    "query": Trips(1, 2, 4),
+}
+# TCP, TLS asked for, the user, and two of the password's exchange (SCRAM-SHA-256).
+CONNECT_ROUND_TRIPS: Final = 5
 
 
 class DatabaseServer:
@@ -46,7 +75,7 @@ class DatabaseServer:
         self.demand = DatabaseDemand() if demand is None else demand
         self.ledger = MemoryLedger()
         self._seed = seed
-        self._numbers: dict[Statement, int] = {"reserve": 0, "write": 0, "query": 0}
+        self._numbers: dict[str, int] = {}
         self._under_way = 0
         self._outage: Outage | None = None
         self._epoch = 0
@@ -77,32 +106,49 @@ class DatabaseServer:
 
     async def connect(self) -> int:
         """Open a connection; the epoch in which it lives."""
+        demand = self.demand
         await self._answering()
-        await asyncio.sleep(self.demand.connect_s)
+        travel_s = 2 * CONNECT_ROUND_TRIPS * demand.one_way_s.quantile(self._draw("connect")[1])
+        await asyncio.sleep(demand.connect_s + travel_s)
         await self._answering()
         return self._epoch
 
     async def execute(
-        self, kind: Statement, rows: int, epoch: int, work: Callable[[MemoryLedger], Awaitable[T]]
+        self,
+        kind: Statement,
+        rows: int,
+        epoch: int,
+        work: Callable[[MemoryLedger], Awaitable[T]],
+        *,
+        round_trips: int | None = None,
     ) -> T:
-        """Execute a statement and all its messages; `work` happens at once at the end, or not at all."""
+        """Execute a statement and all its messages; `work` happens at once at the end, or not at all.
+
+        `round_trips`: None for those of a connection that has done this before.
+        """
         demand = self.demand
-        number = self._numbers[kind]
-        self._numbers[kind] += 1
-        luck = uniforms(self._seed, f"database {kind}", number)
+        if round_trips is None:
+            round_trips = ROUND_TRIPS[kind].prepared
+        luck = self._draw(kind)
         self._under_way += 1
         try:
             slowdown = demand.slowdown(self._under_way)
             alone_s = getattr(demand, f"{kind}_s").quantile(luck[0])
             if kind == "write":
                 alone_s += rows * demand.write_per_row_s
-            travel_s = 2 * _ROUND_TRIPS[kind] * demand.one_way_s.quantile(luck[1])
+            travel_s = 2 * round_trips * demand.one_way_s.quantile(luck[1])
             await self._answering(epoch)
             await asyncio.sleep(alone_s * slowdown + travel_s)
             await self._answering(epoch)
         finally:
             self._under_way -= 1
         return await work(self.ledger)
+
+    def _draw(self, purpose: str) -> Sequence[float]:
+        """Uniform numbers for the next event of this purpose."""
+        number = self._numbers.get(purpose, 0)
+        self._numbers[purpose] = number + 1
+        return uniforms(self._seed, f"database {purpose}", number)
 
     async def _answering(self, epoch: int | None = None) -> None:
         while self._outage == "hanging":
@@ -115,14 +161,30 @@ class DatabaseServer:
             raise DatabaseUnavailable("virtual database: connection lost", safe_to_repeat=True)
 
 
+class _Connection:
+    """A connection, what its statements have in common with those before them, and the epoch in which it lives."""
+
+    __slots__ = ("epoch", "prepared")
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.prepared: set[Statement] = set()
+
+
 class VirtualPool:
-    """At most `max_size` connections of one process, lent in order of asking; opened when they are first needed."""
+    """At most `max_size` connections of one process, lent in order of asking, the last used first.
+
+    `open` opens `min_size`, the others come when they are first needed.
+    """
 
     def __init__(
         self,
         server: DatabaseServer,
         max_size: int = 20,
         *,
+        min_size: int = 0,
+        behind_pgbouncer: bool = False,
+        connect_timeout_s: float = 5.0,
         acquire_timeout_s: float = 5.0,
         statement_timeout_s: float = 30.0,
         name: str = "database pool",
@@ -132,11 +194,23 @@ class VirtualPool:
         self._server = server
         self._acquire_timeout_s = acquire_timeout_s
         self._statement_timeout_s = statement_timeout_s
+        self._connect_timeout_s = connect_timeout_s
+        self._min_size = min(min_size, max_size)
         self._max_size = max_size
+        self._behind_pgbouncer = behind_pgbouncer
         self._places = asyncio.Semaphore(max_size)
-        self._idle: list[int] = []  # the epochs of open connections, last used last
+        self._idle: list[_Connection] = []  # last used last
         self._gave_up = 0
         self.meter = StationMeter(name, "pool", max_size)
+
+    async def open(self) -> None:
+        """Open `min_size` connections. Raises DatabaseUnavailable."""
+        while len(self._idle) < self._min_size:
+            try:
+                async with asyncio.timeout(self._connect_timeout_s):
+                    self._idle.append(_Connection(await self._server.connect()))
+            except TimeoutError as error:
+                raise _no_answer() from error
 
     async def run(
         self, kind: Statement, rows: int, work: Callable[[MemoryLedger], Awaitable[T]]
@@ -145,14 +219,18 @@ class VirtualPool:
         await self._acquire()
         try:
             async with asyncio.timeout(self._statement_timeout_s):
-                epoch = await self._connection()
-                result = await self._server.execute(kind, rows, epoch, work)
-            self._idle.append(epoch)
+                connection = await self._connection()
+                result = await self._server.execute(
+                    kind,
+                    rows,
+                    connection.epoch,
+                    work,
+                    round_trips=self._round_trips(kind, connection),
+                )
+            self._idle.append(connection)
             return result
         except TimeoutError as error:
-            raise DatabaseUnavailable(
-                "virtual database: no answer within the time allowed"
-            ) from error
+            raise _no_answer() from error
         finally:
             self._places.release()
             self.meter.advance()
@@ -170,12 +248,21 @@ class VirtualPool:
             gave_up=self._gave_up,
         )
 
-    async def _connection(self) -> int:
+    def _round_trips(self, kind: Statement, connection: _Connection) -> int:
+        trips = ROUND_TRIPS[kind]
+        if self._behind_pgbouncer:
+            return trips.behind_pgbouncer
+        if kind in connection.prepared:
+            return trips.prepared
+        connection.prepared.add(kind)
+        return trips.first
+
+    async def _connection(self) -> _Connection:
         while self._idle:
-            epoch = self._idle.pop()
-            if epoch == self._server.epoch:
-                return epoch
-        return await self._server.connect()
+            connection = self._idle.pop()
+            if connection.epoch == self._server.epoch:
+                return connection
+        return _Connection(await self._server.connect())
 
     async def _acquire(self) -> None:
         meter = self.meter
@@ -210,7 +297,7 @@ class VirtualLedger:
         self.pool = pool
 
     async def open(self) -> None:
-        """Connections are opened when they are needed."""
+        await self.pool.open()
 
     async def write(self, batch: EntryBatch) -> int:
         return await self.pool.run("write", len(batch.entries), lambda db: db.write(batch))
@@ -243,6 +330,10 @@ class VirtualLedger:
 
     async def aclose(self) -> None:
         """The server outlives its clients."""
+
+
+def _no_answer() -> DatabaseUnavailable:
+    return DatabaseUnavailable("virtual database: no answer within the time allowed")
 
 
 def _given(value: T) -> Callable[[MemoryLedger], Awaitable[T]]:

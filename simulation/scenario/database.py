@@ -21,7 +21,7 @@ class DatabaseDemand(Spec):
         one_way_s: latency of a message between gateway and database.
         reserve_s: reserving from a budget. query_s: any other single statement.
         write_s, write_per_row_s: a batch of the ledger, and each of its rows (COPY at 160,000 rows/s).
-        connect_s: opening a connection.
+        connect_s: opening a connection, without the way there and back.
         contention, coherence: with n statements under way each takes `1 + contention (n - 1) + coherence n (n - 1)`
             times as long (Gunther, Guerrilla Capacity Planning, 2007: the universal scalability law).
     """

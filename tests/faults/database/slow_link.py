@@ -10,26 +10,34 @@ __all__ = ["slow_link"]
 
 
 @asynccontextmanager
-async def slow_link(port: int, one_way_s: float) -> AsyncIterator[int]:
-    """A port that leads to `port`, with that latency in each direction."""
+async def slow_link(
+    port: int, one_way_s: float, sent: list[bytearray] | None = None
+) -> AsyncIterator[int]:
+    """A port that leads to `port`, with that latency in each direction. `sent` gets what each client sent, by connection."""
     loop = asyncio.get_running_loop()
     tasks: set[asyncio.Task[None]] = set()
 
-    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def pump(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, record: bytearray
+    ) -> None:
         def deliver(data: bytes) -> None:
             if not writer.is_closing():
                 writer.write(data) if data else writer.close()
 
         while True:
             data = await reader.read(1 << 16)
+            record += data
             loop.call_later(one_way_s, deliver, data)
             if not data:
                 return
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
-        for pair in ((reader, far_writer), (far_reader, writer)):
-            task = asyncio.create_task(pump(*pair))
+        record = bytearray()
+        if sent is not None:
+            sent.append(record)
+        for way in ((reader, far_writer, record), (far_reader, writer, bytearray())):
+            task = asyncio.create_task(pump(*way))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 

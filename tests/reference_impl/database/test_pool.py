@@ -92,6 +92,35 @@ def test_waiters_that_give_up_or_are_cancelled_leak_nothing() -> None:
     with_pool(work)
 
 
+def test_a_session_that_a_lease_may_have_changed_is_reset_and_a_broken_transaction_rolled_back() -> (
+    None
+):
+    async def work(pool: ConnectionPool) -> None:
+        async with pool.acquire() as connection:
+            await connection.execute("SET application_name = 'changed'")
+        assert (await pool.fetch("SHOW application_name"))[0][0] == ""
+        async with pool.acquire(stateless=True) as connection:
+            await connection.execute("SET application_name = 'kept'")
+        assert (await pool.fetch("SHOW application_name"))[0][0] == "kept", "nobody resets it"
+        async with pool.acquire() as connection:
+            pass
+        assert (await pool.fetch("SHOW application_name"))[0][0] == ""
+
+        async def cancelled() -> None:
+            async with pool.transaction() as connection:
+                await connection.execute("CREATE TABLE undone (n int)")
+                await connection.execute("SELECT pg_sleep(20)")
+
+        task = asyncio.create_task(cancelled())
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert (await pool.fetch("SELECT to_regclass('undone')"))[0][0] is None
+
+    with_pool(work, max_size=1)
+
+
 def test_an_exhausted_pool_says_what_to_do() -> None:
     async def work(pool: ConnectionPool) -> None:
         async with pool.acquire(), pool.acquire():
