@@ -6,6 +6,9 @@ way says nothing about the statement, so repeating is left to callers who know t
 
 from __future__ import annotations
 
+import socket
+import ssl
+
 import asyncpg
 
 from reference_impl.database.errors import (
@@ -28,6 +31,8 @@ FOREIGN = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 # By SQLSTATE, the longest prefix wins (PostgreSQL manual, appendix A).
 _BY_SQLSTATE: dict[str, type[DatabaseError]] = {
     "08": DatabaseUnavailable,  # connection exceptions
+    "26000": DatabaseRefused,  # no such prepared statement: see `translated`
+    "42P05": DatabaseRefused,  # such a prepared statement exists already
     "25006": DatabaseUnavailable,  # read only: a standby that is not yet promoted
     "28": DatabaseRefused,  # authorisation
     "3D000": DatabaseRefused,  # no such database
@@ -47,6 +52,16 @@ _BY_SQLSTATE: dict[str, type[DatabaseError]] = {
 def translated(error: BaseException, doing: str) -> DatabaseError:
     """The error of ours that stands for `error`; `doing` says what was under way, and opens the message."""
     text = f"{doing}: {summary(error)}"
+    if isinstance(
+        error, asyncpg.InvalidSQLStatementNameError | asyncpg.DuplicatePreparedStatementError
+    ):
+        # The driver's own hint is a page. Were it a failed statement, the writer would set its rows aside as wrong.
+        text = (
+            f"{doing}: prepared statements get lost on the way, as they do behind pgbouncer: "
+            "set deployment.database.behind_pgbouncer"
+        )
+    if _wrong(error):
+        return DatabaseRefused(text)
     if isinstance(error, asyncpg.PostgresConnectionError):
         # Raised by the client when the connection is gone; nobody knows how far the statement came.
         return DatabaseUnavailable(text)
@@ -64,6 +79,18 @@ def translated(error: BaseException, doing: str) -> DatabaseError:
     if isinstance(error, OSError):
         return DatabaseUnavailable(text)
     return StatementFailed(text)
+
+
+def _wrong(error: BaseException) -> bool:
+    """The way to the server is described wrongly: waiting does not mend it."""
+    if isinstance(error, asyncpg.ProtocolViolationError):
+        # pgbouncer says everything with this state: its own login, a database that it cannot find, a server that is away.
+        return any(said in str(error) for said in ("authentication failed", "does not exist"))
+    if isinstance(error, socket.gaierror):
+        return (
+            error.errno != socket.EAI_AGAIN
+        )  # a name that nobody knows, not a resolver that is away
+    return isinstance(error, ssl.SSLCertVerificationError) or "rejected SSL upgrade" in str(error)
 
 
 def exhausted(waited_s: float, size: int) -> PoolExhausted:

@@ -11,7 +11,7 @@ single message live, so waits for them are the server's contention (`DatabaseDem
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final, Literal, NamedTuple, TypeVar
 
 from reference_impl.batches.port import BatchStore

@@ -14,11 +14,20 @@ from reference_impl.database.postgres_store import PostgresLedger
 from reference_impl.database.sqlite_store import SqliteLedger
 from simulation import kernel
 from simulation.models.database import DatabaseServer, VirtualLedger, VirtualPool
+from tests.servers.pgbouncer import shared_pgbouncer
 from tests.servers.postgres import fresh_database
 
 __all__ = ["LEDGER_WORLDS", "LedgerWorld", "ledger_world"]
 
-LEDGER_WORLDS = ("memory", "memory-virtual", "virtual", "virtual-live", "sqlite", "postgres")
+LEDGER_WORLDS = (
+    "memory",
+    "memory-virtual",
+    "virtual",
+    "virtual-live",
+    "sqlite",
+    "postgres",
+    "pgbouncer",
+)
 
 Body = Callable[[LedgerStore, LedgerStore], Awaitable[None]]
 
@@ -65,6 +74,15 @@ def ledger_world(name: str, folder: Path) -> LedgerWorld:
                 lambda: (
                     PostgresLedger(ConnectionPool(dsn, 1, 5)),
                     PostgresLedger(ConnectionPool(dsn, 1, 5)),
+                ),
+            )
+        case "pgbouncer":
+            bounced = shared_pgbouncer().dsn(fresh_database().rpartition("/")[2])
+            return LedgerWorld(
+                asyncio.run,
+                lambda: (
+                    PostgresLedger(ConnectionPool(bounced, 1, 5, behind_pgbouncer=True)),
+                    PostgresLedger(ConnectionPool(bounced, 1, 5, behind_pgbouncer=True)),
                 ),
             )
         case "sqlite":

@@ -1,4 +1,4 @@
-"""One suite for every `LedgerStore`: in memory and virtual on both loops, SQLite and PostgreSQL on a real one."""
+"""One suite for every `LedgerStore`: in memory and virtual on both loops, SQLite and PostgreSQL (also behind pgbouncer) on a real one."""
 
 from __future__ import annotations
 
