@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 
 from reference_impl.database.budgets import Budgets, Reservation
 from reference_impl.database.entries import LedgerEntry, sane_text, to_nanousd
+from reference_impl.database.errors import DatabaseUnavailable
 from reference_impl.database.port import LedgerStore
 from reference_impl.database.writer import LedgerWriter, WriterStatistics
 from reference_impl.errors import Rejected, ServiceError
@@ -111,11 +112,26 @@ class Accounting:
                 self._close(charge)
 
     async def start(self, budgets_usd: dict[str, float]) -> None:
-        """Open the store, set the budgets, begin to write. Raises a DatabaseError."""
-        await self.store.open()
-        for key_id, limit_usd in budgets_usd.items():
-            await self.store.set_budget(key_id, to_nanousd(limit_usd))
-        self.writer.start()
+        """Open the store, set the budgets, begin to write.
+
+        A database that is away does not keep the gateway from starting: requests are accounted for as in an outage, and the
+        writer opens the store and sets the budgets when it answers. Raises the DatabaseError of one that will not do: a wrong
+        DSN or password, a server too old, a schema too new.
+        """
+
+        async def opened() -> None:
+            await self.store.open()
+            for key_id, limit_usd in budgets_usd.items():
+                await self.store.set_budget(key_id, to_nanousd(limit_usd))
+            self.budgets.resume()
+
+        try:
+            await opened()
+        except DatabaseUnavailable as error:
+            self.budgets.suspend()
+            self.writer.start(opened, away=error)
+        else:
+            self.writer.start()
 
     async def aclose(self) -> None:
         """Write what there is, or keep it in the spill file; give back what was reserved; close the store."""

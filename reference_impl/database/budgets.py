@@ -94,6 +94,15 @@ class Budgets:
         self._purses: dict[str, _Purse] = {}
         self._time = asyncio.get_running_loop().time
         self._away = False
+        self._suspended = False
+
+    def suspend(self) -> None:
+        """The store is not open, or its budgets are not set: reservations go as in an outage until `resume`."""
+        self._suspended = True
+
+    def resume(self) -> None:
+        """The budgets are set."""
+        self._suspended = False
 
     async def reserve(self, key_id: str, nanousd: int) -> Reservation:
         """Hold `nanousd` of the key's money. Raises BudgetExceeded, or Rejected where an outage refuses requests."""
@@ -107,7 +116,7 @@ class Budgets:
             return Reservation(key_id)
         if purse.allowance >= nanousd:
             return self._take(key_id, purse, nanousd)
-        if now_s < purse.away_until_s:
+        if self._suspended or now_s < purse.away_until_s:
             return self._without_database(key_id)
         # A task of its own, because a grant that arrives after its asker has left must still be accounted for.
         task = asyncio.create_task(

@@ -56,7 +56,10 @@ class LedgerStore(Protocol):
     """Where the ledger is kept. Money in nano-dollars, times in seconds."""
 
     async def open(self) -> None:
-        """Connect and migrate the schema. Raises DatabaseRefused, SchemaTooNew or DatabaseUnavailable."""
+        """Connect and migrate the schema; nothing where that is done.
+
+        Raises DatabaseUnavailable where a later attempt may succeed, else another DatabaseError (DatabaseRefused, SchemaTooNew).
+        """
         ...
 
     async def write(self, batch: EntryBatch) -> int:

@@ -129,7 +129,7 @@ class PostgresLedger:
 
     async def open(self) -> None:
         await self.pool.initialize()
-        async with self.pool.acquire() as connection:
+        async with self.pool.acquire(stateless=True) as connection:
             try:
                 await migrate_postgres(connection)
             except FOREIGN as error:

@@ -58,6 +58,8 @@ class SqliteLedger:
         self._connection: aiosqlite.Connection | None = None
 
     async def open(self) -> None:
+        if self._connection is not None:
+            return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = await aiosqlite.connect(

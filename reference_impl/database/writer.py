@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +19,7 @@ import msgspec
 
 from reference_impl.database.backlog import Backlog, size_bytes
 from reference_impl.database.entries import EntryBatch, LedgerEntry
-from reference_impl.database.errors import DatabaseError, StatementFailed, summary
+from reference_impl.database.errors import DatabaseError, DatabaseRefused, StatementFailed, summary
 from reference_impl.database.port import LedgerStore
 from reference_impl.deployment import DatabaseSpec
 from reference_impl.telemetry import SystemEvent
@@ -88,14 +88,24 @@ class LedgerWriter:
         self._work = asyncio.Event()
         self._drained = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self._away = False
+        self._away = self._refusing = False
         self._added = self._written = self._known = self._refused = self._batches = 0
 
-    def start(self) -> None:
-        """Begin to write, first of all what dead processes left."""
+    def start(
+        self,
+        opening: Callable[[], Awaitable[None]] | None = None,
+        *,
+        away: DatabaseError | None = None,
+    ) -> None:
+        """Begin to write, first of all what dead processes left.
+
+        `opening`: what must succeed before; tried again, as writing is. `away`: why it did not yet.
+        """
+        if away is not None:
+            self._note(away)
         self._tasks = [
             asyncio.create_task(self._cut_regularly(), name="background:ledger cutter"),
-            asyncio.create_task(self._send(), name="background:ledger sender"),
+            asyncio.create_task(self._send(opening), name="background:ledger sender"),
         ]
 
     def add(self, entry: LedgerEntry) -> None:
@@ -187,7 +197,15 @@ class LedgerWriter:
             self._backlog.persist()
         self._work.set()
 
-    async def _send(self) -> None:
+    async def _send(self, opening: Callable[[], Awaitable[None]] | None) -> None:
+        failures = 0
+        while opening is not None:
+            try:
+                await opening()
+                opening = None
+                self._note(None)
+            except DatabaseError as error:
+                failures = await self._failed(error, failures)
         failures = 0
         while True:
             batch = self._backlog.head()
@@ -199,10 +217,7 @@ class LedgerWriter:
             try:
                 new = await self._write(batch)
             except DatabaseError as error:
-                self._note(error)
-                self._backlog.persist()
-                await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
-                failures += 1
+                failures = await self._failed(error, failures)
                 continue
             failures = 0
             self._backlog.pop()
@@ -210,6 +225,13 @@ class LedgerWriter:
             self._written += new
             self._known += len(batch.entries) - new
             self._note(None)
+
+    async def _failed(self, error: DatabaseError, failures: int) -> int:
+        """Tell of it, keep what there is, and wait; how many failures these are in a row."""
+        self._note(error)
+        self._backlog.persist()
+        await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
+        return failures + 1
 
     async def _write(self, batch: EntryBatch) -> int:
         try:
@@ -243,14 +265,19 @@ class LedgerWriter:
     def _note(self, error: DatabaseError | None) -> None:
         """Tell of changes, not of every attempt."""
         away = error is not None
+        # Away at first and then found to be wrong (a password, a schema): somebody must act, so it is told as well.
+        refused = isinstance(error, DatabaseRefused)
+        if error is not None and refused and not self._refusing:
+            log.error("ledger: the database refuses, rows are kept: %s", summary(error))
+        self._refusing = refused
         if away == self._away:
             return
         self._away = away
         state = "away" if away else "back"
-        if error is not None:
-            log.warning("ledger: the database is away, rows are kept: %s", summary(error))
-        else:
+        if error is None:
             log.warning("ledger: the database is back")
+        elif not refused:
+            log.warning("ledger: the database is away, rows are kept: %s", summary(error))
         if self._on_event is not None:
             self._on_event(
                 SystemEvent(

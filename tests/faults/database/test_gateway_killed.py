@@ -7,74 +7,13 @@ import os
 import signal
 from pathlib import Path
 
-import aiohttp
 import pytest
 
 from loadtests.stack import Stack
-from reference_impl.database.connect import DSN_VARIABLE, store_of_dsn
-from reference_impl.database.entries import LedgerEntry
+from reference_impl.database.connect import DSN_VARIABLE
 from reference_impl.live.loop import run_live
-from reference_impl.messages import TAG_HEADER, RequestTag
-from simulation.scenario.schema import Scenario
-from simulation.scenario.spec import load_scenario
+from tests.faults.database.gateway_load import FLUSH_S, drive, ledger, scenario
 from tests.servers.postgres import PostgresProcess, require_postgres
-
-FLUSH_S = 1.0
-RATE_PER_S = 50
-
-
-def scenario() -> Scenario:
-    return load_scenario(
-        "demo",
-        {
-            "deployment.database.ledger": "postgres",
-            "deployment.database.flush_s": FLUSH_S,
-            "deployment.database.max_size": 4,
-            "deployment.instances.concurrency": 200,
-            "deployment.autoscaler.enabled": False,
-            "deployment.cache.enabled": False,
-            "endpoint": {"profile": "fast", "speedup": 10},
-        },
-    )
-
-
-async def drive(url: str, seconds: float, first: int = 0) -> dict[int, float]:
-    """Send `RATE_PER_S`; the instants (loop clock) at which requests were answered with 200."""
-    loop = asyncio.get_running_loop()
-    answered: dict[int, float] = {}
-
-    async def send(session: aiohttp.ClientSession, number: int) -> None:
-        tag = RequestTag(request_id=number, input_tokens=50, output_tokens=10)
-        body = {
-            "model": "claude-haiku-4-5",
-            "max_tokens": 64,
-            "messages": [{"role": "user", "content": str(number)}],
-        }
-        try:
-            async with session.post(
-                f"{url}/v1/messages", json=body, headers={TAG_HEADER: tag.encode()}
-            ) as response:
-                await response.read()
-                if response.status == 200:
-                    answered[number] = loop.time()
-        except aiohttp.ClientError:
-            return  # the gateway is gone: what was under way has no answer
-
-    async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as group:
-        started_s = loop.time()
-        for n in range(int(seconds * RATE_PER_S)):
-            await asyncio.sleep(max(0.0, started_s + n / RATE_PER_S - loop.time()))
-            group.create_task(send(session, first + n))
-    return answered
-
-
-async def ledger(dsn: str) -> list[LedgerEntry]:
-    store = store_of_dsn(dsn)
-    await store.open()
-    try:
-        return [entry async for page in store.entries() for entry in page]
-    finally:
-        await store.aclose()
 
 
 @pytest.mark.parametrize("database_away", [False, True], ids=["database there", "database away"])

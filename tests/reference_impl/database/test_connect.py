@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,11 @@ from reference_impl.database.entries import KeyBudget
 from reference_impl.database.errors import BadDsn, DatabaseRefused, DiskFull, SchemaTooNew
 from reference_impl.database.memory_store import MemoryLedger
 from reference_impl.database.migrations import Step, steps
+from reference_impl.database.postgres_store import PostgresLedger
 from reference_impl.database.sqlite_store import SqliteLedger, migrate_sqlite
 from reference_impl.deployment import DatabaseSpec
 from tests.reference_impl.database.rows import batch, entry
+from tests.servers.postgres import PASSWORD, fresh_database
 
 ROOT = Path(__file__).resolve().parents[3]
 KNOWN = len(steps("sqlite"))
@@ -50,7 +53,37 @@ def test_an_unknown_scheme_is_refused_without_its_password() -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_a_gateway_that_cannot_have_its_ledger_ends_with_one_line(tmp_path: Path) -> None:
+def newer_schema() -> str:
+    dsn = fresh_database()
+
+    async def main() -> None:
+        store = store_of_dsn(dsn)
+        assert isinstance(store, PostgresLedger)
+        await store.open()
+        await store.pool.execute("INSERT INTO ledger_schema (version) VALUES (99)")
+        await store.aclose()
+
+    asyncio.run(main())
+    return dsn
+
+
+@pytest.mark.parametrize(
+    ("dsn", "says"),
+    [
+        (lambda: "", f"ledger postgres: set {DSN_VARIABLE}"),
+        (
+            lambda: "postgresql://u:secret@127.0.0.1:x/d",
+            "database postgresql://u:***@127.0.0.1:x/d: ",
+        ),
+        (lambda: fresh_database().replace(PASSWORD, "secret"), "password authentication failed"),
+        (lambda: f"{fresh_database()}_absent", "does not exist"),
+        (newer_schema, "version 99, this program knows"),
+    ],
+    ids=["no DSN", "wrong DSN", "wrong password", "no such database", "newer schema"],
+)
+def test_a_gateway_that_cannot_have_its_ledger_ends_with_one_line(
+    tmp_path: Path, dsn: Callable[[], str], says: str
+) -> None:
     config = tmp_path / "config.json"
     config.write_text(
         '{"deployment": {"database": {"ledger": "postgres"}}, "upstream_url": "http://127.0.0.1:1"}'
@@ -58,7 +91,7 @@ def test_a_gateway_that_cannot_have_its_ledger_ends_with_one_line(tmp_path: Path
     ended = subprocess.run(
         [sys.executable, "-m", "reference_impl.service", "gateway", "--config", str(config)],
         cwd=ROOT,
-        env={"PATH": "/usr/bin:/bin", DSN_VARIABLE: "postgresql://u:secret@127.0.0.1:1/ledger"},
+        env={"PATH": "/usr/bin:/bin", DSN_VARIABLE: dsn()},
         capture_output=True,
         text=True,
         timeout=60,
@@ -66,7 +99,10 @@ def test_a_gateway_that_cannot_have_its_ledger_ends_with_one_line(tmp_path: Path
     )
     assert ended.returncode == 2
     (line,) = ended.stderr.splitlines()
-    assert line.startswith("error: database postgresql://u:***@127.0.0.1:1/ledger:")
+    assert line.startswith("error: ")
+    assert says in line
+    assert "secret" not in line
+    assert PASSWORD not in line
 
 
 def open_sqlite(path: Path) -> None:
