@@ -68,7 +68,7 @@ def translated(error: BaseException, doing: str) -> DatabaseError:
     if isinstance(error, asyncpg.PostgresError):
         return _by_state(error.sqlstate or "")(text, safe_to_repeat=True)
     if isinstance(error, asyncpg.exceptions.ClientConfigurationError | ValueError):
-        return BadDsn(text)
+        return BadDsn(f"{text}; expected postgresql://user:password@host:port/name")
     if isinstance(error, TimeoutError):
         return StatementTimeout(f"{doing}: no answer within the time allowed")
     if isinstance(error, ConnectionRefusedError):

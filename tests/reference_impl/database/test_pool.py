@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import ssl
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -24,6 +26,7 @@ from reference_impl.database.errors import (
 )
 from reference_impl.database.migrations import migrate_postgres, steps
 from reference_impl.database.pool import ConnectionPool
+from reference_impl.database.postgres_errors import translated
 from reference_impl.database.postgres_store import PostgresLedger
 from tests.servers.postgres import PASSWORD, PostgresProcess, fresh_database, require_postgres
 
@@ -229,6 +232,25 @@ def test_a_dsn_that_leads_nowhere_is_one_line_without_its_password(
         assert "wr0ng" not in text
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), DatabaseRefused),
+        (socket.gaierror(socket.EAI_AGAIN, "Temporary failure"), DatabaseUnavailable),
+        (ssl.SSLCertVerificationError("certificate verify failed"), DatabaseRefused),
+        (ConnectionError("PostgreSQL server rejected SSL upgrade"), DatabaseRefused),
+        (ConnectionResetError("Connection reset by peer"), DatabaseUnavailable),
+        (asyncpg.CannotConnectNowError("the database system is starting up"), DatabaseUnavailable),
+        (asyncpg.TooManyConnectionsError("too many clients already"), DatabaseUnavailable),
+        (asyncpg.InsufficientPrivilegeError("permission denied"), DatabaseRefused),
+    ],
+)
+def test_what_waiting_may_mend_is_told_apart_from_what_it_does_not(
+    error: Exception, kind: type[DatabaseError]
+) -> None:
+    assert type(translated(error, "opening")) is kind
 
 
 def test_passwords_are_masked_in_every_form_of_a_dsn() -> None:
