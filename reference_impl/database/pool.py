@@ -256,7 +256,7 @@ class ConnectionPool:
         pid = connection.get_server_pid()
         # pgbouncer resets connections itself; a reset of ours would reach another's between two of its transactions.
         if pid in self._stateful and not self._behind_pgbouncer:
-            await connection.reset()
+            await connection.execute(connection.get_reset_query())
         self._stateful.discard(pid)
 
 

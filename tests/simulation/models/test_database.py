@@ -34,6 +34,35 @@ def test_statements_beyond_the_pool_wait_their_turn() -> None:
     kernel.run(main())
 
 
+@pytest.mark.parametrize(
+    ("behind_pgbouncer", "expected_s"),
+    [(False, [10.0, 4.0, 2.0, 2.0]), (True, [10.0, 8.0, 8.0, 8.0])],
+)
+def test_a_connection_costs_round_trips_to_open_and_more_at_its_first_use(
+    behind_pgbouncer: bool, expected_s: list[float]
+) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        server = DatabaseServer(
+            DatabaseDemand(
+                one_way_s=Constant(value=1.0), query_s=Constant(value=0), connect_s=0, contention=0
+            )
+        )
+        pool = VirtualPool(
+            server, 2, min_size=1, behind_pgbouncer=behind_pgbouncer, connect_timeout_s=60
+        )
+        ledger = VirtualLedger(server, pool)
+        took_s = []
+        for step in (ledger.open, *(ledger.budgets,) * 3):
+            began_s = loop.time()
+            await step()
+            took_s.append(loop.time() - began_s)
+        assert took_s == pytest.approx(expected_s)
+        assert pool.statistics().size == 1
+
+    kernel.run(main())
+
+
 def test_a_statement_takes_longer_beside_others() -> None:
     async def main() -> None:
         server = DatabaseServer(PLAIN.model_copy(update={"contention": 0.5}))
