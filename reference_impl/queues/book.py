@@ -9,15 +9,15 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count, islice
 
-import msgspec
-
-from reference_impl.queues.codec import decode_task, encode_task
+from reference_impl.queues.book_entry import Entry
+from reference_impl.queues.class_queues import ClassQueues
+from reference_impl.queues.counts import Counts
 from reference_impl.queues.errors import QueueFull
+from reference_impl.queues.letters import LATE, as_new, reason_of_failure
 from reference_impl.queues.port import DeadLetter, Fate, QueuedTask, QueueStatistics
-from reference_impl.queues.weighted_round import WeightedRound, level_of
 
 __all__ = ["DELIVERY_LIMIT", "LEVELS", "QueueBook"]
 
@@ -25,45 +25,15 @@ LEVELS = 10
 # Twenty is what quorum queues allow since RabbitMQ 4.0.
 DELIVERY_LIMIT = 20
 
-_replace = msgspec.structs.replace
 
+class _Consumer:
+    """A connection: what it holds, by task id, each with its copies; and what it did."""
 
-class _Entry:
-    """A task in the book. `lease` numbers its present lease; 0: it is not held."""
-
-    __slots__ = ("data", "deadline_s", "enqueued_s", "lease", "level", "redeliveries", "retries")
-
-    def __init__(
-        self, data: bytes, level: int, enqueued_s: float, deadline_s: float, retries: int
-    ) -> None:
-        self.data = data
-        self.level = level
-        self.enqueued_s = enqueued_s
-        self.deadline_s = deadline_s
-        self.retries = retries
-        self.redeliveries = 0
-        self.lease = 0
-
-    def task(self) -> QueuedTask:
-        task = decode_task(self.data)
-        if self.retries != task.retry_count or self.redeliveries:
-            return _replace(task, retry_count=self.retries, redeliveries=self.redeliveries)
-        return task
-
-
-class _Counts:
-    __slots__ = (
-        "acknowledged",
-        "dead_lettered",
-        "delivered",
-        "enqueued",
-        "redelivered",
-        "retried",
-    )
+    __slots__ = ("counts", "held")
 
     def __init__(self) -> None:
-        self.enqueued = self.delivered = self.acknowledged = 0
-        self.retried = self.redelivered = self.dead_lettered = 0
+        self.held: dict[str, list[Entry]] = {}
+        self.counts = Counts()
 
 
 class QueueBook:
@@ -93,126 +63,133 @@ class QueueBook:
         self._capacity = capacity
         self._delivery_limit = delivery_limit
         self._max_bytes = max_bytes
-        self._turns = WeightedRound(levels)
-        self._ready: list[deque[_Entry]] = [deque() for _ in range(levels)]
-        self._delayed: list[tuple[float, int, _Entry]] = []
-        # Who holds what: (consumer, task id) -> the copies. The heap has a row for every lease ever begun or extended;
-        # a row whose number is not its entry's has been overtaken.
-        self._held: dict[tuple[int, str], list[_Entry]] = {}
-        self._leases: list[tuple[float, int, int, str, _Entry]] = []
+        self._ready: ClassQueues[Entry] = ClassQueues(levels)
+        self._delayed: list[tuple[float, int, Entry]] = []
+        # A row for every lease ever begun or extended; one whose number is not its entry's has been overtaken.
+        self._leases: list[tuple[float, int, Entry]] = []
+        self._consumers: dict[int, _Consumer] = {}
+        self._held = 0  # tasks that are held, each counted once however many its copies
         self._dead: deque[DeadLetter] = deque()
         self._serial = count(1)
-        self._consumers = count(1)
         self._size = 0
-        self._counts: dict[int, _Counts] = {}
 
     def new_consumer(self) -> int:
         """The number of a connection."""
-        consumer = next(self._consumers)
-        self._counts[consumer] = _Counts()
-        return consumer
+        number = len(self._consumers) + 1
+        self._consumers[number] = _Consumer()
+        return number
 
     # -- producers ----------------------------------------------------------------------------------------------------
 
-    def encode(self, tasks: Sequence[QueuedTask], now: float) -> list[tuple[QueuedTask, bytes]]:
+    def encode(self, tasks: Sequence[QueuedTask], now: float) -> list[Entry]:
         """The tasks as they will be kept. Raises InvalidTask."""
-        stamped = [t if t.enqueued_s is not None else _replace(t, enqueued_s=now) for t in tasks]
-        return [(task, encode_task(task, self._max_bytes)) for task in stamped]
+        return [self.encode_one(task, now) for task in tasks]
 
-    def add(self, consumer: int, tasks: Sequence[tuple[QueuedTask, bytes]], now: float) -> None:
+    def encode_one(self, task: QueuedTask, now: float) -> Entry:
+        """`encode` of one."""
+        return Entry.of(task, now, self._levels, self._max_bytes)
+
+    def add(self, consumer: int, entries: Sequence[Entry], now: float) -> None:
         """Accept encoded tasks, all or none. Raises QueueFull."""
         self.advance(now)
-        if self._capacity is not None and self._size + len(tasks) > self._capacity:
+        if self._capacity is not None and self._size + len(entries) > self._capacity:
             raise QueueFull(
-                f"the queue holds {self._size} of {self._capacity} tasks, {len(tasks)} more do not fit; try again later"
+                f"the queue holds {self._size} of {self._capacity} tasks, {len(entries)} more do not fit; try again later"
             )
-        for task, data in tasks:
-            level = level_of(task.priority, self._levels)
-            deadline_s = math.inf if task.deadline_s is None else task.deadline_s
-            enqueued_s = now if task.enqueued_s is None else task.enqueued_s
-            self._ready[level].append(_Entry(data, level, enqueued_s, deadline_s, task.retry_count))
-        self._size += len(tasks)
-        self._counts[consumer].enqueued += len(tasks)
+        for entry in entries:
+            self._ready.put(entry.level, entry)
+        self._size += len(entries)
+        self._consumers[consumer].counts.enqueued += len(entries)
 
     # -- consumers ----------------------------------------------------------------------------------------------------
 
     def take(self, consumer: int, max_tasks: int, now: float) -> list[QueuedTask]:
         """Hold up to `max_tasks` of what is ready."""
-        self.advance(now)
         taken: list[QueuedTask] = []
-        while len(taken) < max_tasks:
-            level = self._turns.choose(self._ready)
-            if level is None:
-                break
-            entry = self._ready[level].popleft()
-            task = entry.task()
-            if now >= entry.deadline_s:
-                self._bury(consumer, entry, "its deadline passed while it waited", now)
-                continue
-            copies = self._held.setdefault((consumer, task.task_id), [])
-            copies.append(entry)
-            self._lease(consumer, task.task_id, entry, now + self.lease_s)
-            if len(copies) == 1:
-                taken.append(task)
-        self._counts[consumer].delivered += len(taken)
+        while len(taken) < max_tasks and (task := self.take_one(consumer, now)) is not None:
+            taken.append(task)
         return taken
+
+    def take_one(self, consumer: int, now: float) -> QueuedTask | None:
+        """Hold the next of what is ready; None if there is none."""
+        self.advance(now)
+        holder = self._consumers[consumer]
+        while (entry := self._ready.take()) is not None:
+            if now >= entry.deadline_s:
+                self._bury(holder, entry, LATE, now)
+                continue
+            task = entry.task()
+            entry.consumer, entry.task_id = consumer, task.task_id
+            copies = holder.held.get(task.task_id)
+            if copies is None:
+                holder.held[task.task_id] = [entry]
+                self._held += 1
+                holder.counts.delivered += 1
+                self._lease(entry, now + self.lease_s)
+                return task
+            copies.append(entry)
+            self._lease(entry, now + self.lease_s)
+        return None
 
     def ack(self, consumer: int, task_id: str, now: float) -> bool:
         entries = self._drop(consumer, task_id, now)
         if not entries:
             return False
         self._size -= len(entries)
-        self._counts[consumer].acknowledged += 1
+        self._consumers[consumer].counts.acknowledged += 1
         return True
 
     def nack(self, consumer: int, task_id: str, delay_s: float, reason: str, now: float) -> Fate:
         entry = self._drop_to_one(consumer, task_id, now)
         if entry is None:
             return "lost"
-        if entry.retries >= decode_task(entry.data).max_retries:
-            self._bury(consumer, entry, f"failed {entry.retries + 1} times: {reason}", now)
+        holder, task = self._consumers[consumer], entry.task()
+        if entry.retries >= task.max_retries:
+            self._bury(holder, entry, reason_of_failure(task, reason), now)
             return "dead"
         entry.retries += 1
         entry.redeliveries = 0
-        self._counts[consumer].retried += 1
+        holder.counts.retried += 1
         if delay_s > 0:
             heappush(self._delayed, (now + delay_s, next(self._serial), entry))
         else:
-            self._ready[entry.level].append(entry)
+            self._ready.put(entry.level, entry)
         return "retry"
 
     def release(self, consumer: int, task_id: str, now: float) -> bool:
         entry = self._drop_to_one(consumer, task_id, now)
         if entry is None:
             return False
-        self._ready[entry.level].appendleft(entry)
+        self._ready.put_first(entry.level, entry)
         return True
 
     def reject(self, consumer: int, task_id: str, reason: str, now: float) -> bool:
         entry = self._drop_to_one(consumer, task_id, now)
         if entry is None:
             return False
-        self._bury(consumer, entry, reason, now)
+        self._bury(self._consumers[consumer], entry, reason, now)
         return True
 
     def extend(self, consumer: int, task_id: str, lease_s: float, now: float) -> bool:
         self.advance(now)
-        entries = self._held.get((consumer, task_id), ())
+        entries = self._consumers[consumer].held.get(task_id, ())
         for entry in entries:
-            self._lease(consumer, task_id, entry, now + lease_s)
+            self._lease(entry, now + lease_s)
         return bool(entries)
 
     def leave(self, consumer: int, now: float, *, lost: bool) -> None:
         """The consumer goes: what it holds is ready again, at once; as redeliveries if it was `lost`."""
         self.advance(now)
-        for holder, task_id in [held for held in self._held if held[0] == consumer][::-1]:
-            entries = self._held.pop((holder, task_id))
+        holder = self._consumers[consumer]
+        for task_id in list(holder.held)[::-1]:
+            entries = holder.held.pop(task_id)
+            self._held -= 1
             if lost:
-                self._redeliver(consumer, entries, now, "the connection of its consumer broke")
+                self._redeliver(holder, entries, now, "the connection of its consumer broke")
             else:
                 for entry in entries:
                     entry.lease = 0
-                    self._ready[entry.level].appendleft(entry)
+                    self._ready.put_first(entry.level, entry)
 
     # -- time ---------------------------------------------------------------------------------------------------------
 
@@ -220,16 +197,18 @@ class QueueBook:
         """What is due at `now`: retries become ready, leases end."""
         while self._delayed and self._delayed[0][0] <= now:
             entry = heappop(self._delayed)[2]
-            self._ready[entry.level].append(entry)
+            self._ready.put(entry.level, entry)
         while self._leases and self._leases[0][0] <= now:
-            _, serial, consumer, task_id, entry = heappop(self._leases)
+            _, serial, entry = heappop(self._leases)
             if entry.lease != serial:
                 continue
-            entries = self._held[consumer, task_id]
+            holder = self._consumers[entry.consumer]
+            entries = holder.held[entry.task_id]
             entries.remove(entry)
             if not entries:
-                del self._held[consumer, task_id]
-            self._redeliver(consumer, [entry], now, "its lease ended")
+                del holder.held[entry.task_id]
+                self._held -= 1
+            self._redeliver(holder, [entry], now, "its lease ended")
 
     def next_due_s(self) -> float:
         """When something becomes ready by itself: infinity for never; may be early, never late."""
@@ -242,77 +221,65 @@ class QueueBook:
         return list(islice(self._dead, limit))
 
     def replay(self, limit: int | None, now: float) -> int:
+        """All its letters are tasks: what is none was refused by `encode`."""
         replayed = 0
-        kept: deque[DeadLetter] = deque()
         while self._dead and (limit is None or replayed < limit):
-            letter = self._dead.popleft()
-            if letter.task is None:
-                kept.append(letter)
-                continue
-            task = _replace(
-                letter.task, retry_count=0, redeliveries=0, enqueued_s=now, deadline_s=None
-            )
-            level = level_of(task.priority, self._levels)
-            data = encode_task(task, self._max_bytes)
-            self._ready[level].append(_Entry(data, level, now, math.inf, 0))
+            task = self._dead.popleft().task
+            assert task is not None
+            entry = self.encode_one(as_new(task, now), now)
+            self._ready.put(entry.level, entry)
             self._size += 1
             replayed += 1
-        self._dead.extendleft(reversed(kept))
         return replayed
 
     def statistics(self, consumer: int, now: float) -> QueueStatistics:
         self.advance(now)
-        heads = [tasks[0].enqueued_s for tasks in self._ready if tasks]
-        counts = self._counts[consumer]
-        return QueueStatistics(
-            ready=tuple(map(len, self._ready)),
-            delayed=len(self._delayed),
-            held=sum(map(len, self._held.values())),
-            dead=len(self._dead),
-            oldest_s=now - min(heads) if heads else 0.0,
-            enqueued=counts.enqueued,
-            delivered=counts.delivered,
-            acknowledged=counts.acknowledged,
-            retried=counts.retried,
-            redelivered=counts.redelivered,
-            dead_lettered=counts.dead_lettered,
+        heads = [entry.enqueued_s for entry in self._ready.heads()]
+        held = sum(
+            len(copies) for holder in self._consumers.values() for copies in holder.held.values()
+        )
+        oldest_s = now - min(heads) if heads else 0.0
+        return self._consumers[consumer].counts.statistics(
+            self._ready.lengths(), len(self._delayed), held, len(self._dead), oldest_s
         )
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
-    def _lease(self, consumer: int, task_id: str, entry: _Entry, ends_s: float) -> None:
+    def _lease(self, entry: Entry, ends_s: float) -> None:
         entry.lease = serial = next(self._serial)
-        heappush(self._leases, (ends_s, serial, consumer, task_id, entry))
-        if len(self._leases) > 64 and len(self._leases) > 4 * len(self._held):
-            self._leases = [row for row in self._leases if row[4].lease == row[1]]
-            self._leases.sort(key=lambda row: row[:2])
+        heappush(self._leases, (ends_s, serial, entry))
+        if len(self._leases) > 64 and len(self._leases) > 4 * self._held:
+            self._leases = [row for row in self._leases if row[2].lease == row[1]]
+            heapify(self._leases)
 
-    def _drop(self, consumer: int, task_id: str, now: float) -> list[_Entry]:
+    def _drop(self, consumer: int, task_id: str, now: float) -> Sequence[Entry]:
         """End the holding; the copies that it had, none if it had ended before."""
         self.advance(now)
-        entries = self._held.pop((consumer, task_id), [])
-        for entry in entries:
-            entry.lease = 0
+        entries = self._consumers[consumer].held.pop(task_id, ())
+        if entries:
+            self._held -= 1
+            for entry in entries:
+                entry.lease = 0
         return entries
 
-    def _drop_to_one(self, consumer: int, task_id: str, now: float) -> _Entry | None:
+    def _drop_to_one(self, consumer: int, task_id: str, now: float) -> Entry | None:
         entries = self._drop(consumer, task_id, now)
         if not entries:
             return None
         self._size -= len(entries) - 1
         return entries[0]
 
-    def _redeliver(self, consumer: int, entries: list[_Entry], now: float, why: str) -> None:
+    def _redeliver(self, holder: _Consumer, entries: list[Entry], now: float, why: str) -> None:
         for entry in reversed(entries):
             entry.lease = 0
             entry.redeliveries += 1
-            self._counts[consumer].redelivered += 1
+            holder.counts.redelivered += 1
             if entry.redeliveries > self._delivery_limit:
-                self._bury(consumer, entry, f"lost {entry.redeliveries} times; {why}", now)
+                self._bury(holder, entry, f"lost {entry.redeliveries} times; {why}", now)
             else:
-                self._ready[entry.level].appendleft(entry)
+                self._ready.put_first(entry.level, entry)
 
-    def _bury(self, consumer: int, entry: _Entry, reason: str, now: float) -> None:
+    def _bury(self, holder: _Consumer, entry: Entry, reason: str, now: float) -> None:
         self._size -= 1
-        self._counts[consumer].dead_lettered += 1
+        holder.counts.dead_lettered += 1
         self._dead.append(DeadLetter(entry.task(), reason, now))

@@ -81,14 +81,21 @@ class QueuedTask(msgspec.Struct, frozen=True, omit_defaults=True):
     redeliveries: int = 0
 
     def __post_init__(self) -> None:
+        if (
+            self.task_id
+            and self.task_type
+            and self.priority >= 0
+            and self.retry_count >= 0
+            and self.max_retries >= 0
+        ):
+            return  # first, because every task that arrives comes through here
         if not self.task_id or not self.task_type:
             empty = "task_id" if not self.task_id else "task_type"
             raise InvalidTask(f"{empty} is empty: give a text")
-        if self.priority < 0 or self.retry_count < 0 or self.max_retries < 0:
-            raise InvalidTask(
-                f"task {self.task_id!r}: priority ({self.priority}), retry_count ({self.retry_count}) and max_retries "
-                f"({self.max_retries}) must not be negative"
-            )
+        raise InvalidTask(
+            f"task {self.task_id!r}: priority ({self.priority}), retry_count ({self.retry_count}) and max_retries "
+            f"({self.max_retries}) must not be negative"
+        )
 
     @property
     def key(self) -> str:

@@ -411,6 +411,10 @@ class OutageQueue(MemoryQueue):
         self._there()
         return await super().dequeue_many(max_tasks, wait_s)
 
+    async def ack(self, task_id: str) -> bool:
+        self._there()
+        return await super().ack(task_id)
+
     async def ack_many(self, task_ids: Sequence[str]) -> list[bool]:
         self._there()
         return await super().ack_many(task_ids)

@@ -1,0 +1,34 @@
+"""Dead letters: what was buried, read again, and made a task once more."""
+
+from __future__ import annotations
+
+import msgspec
+
+from reference_impl.queues.codec import decode_task
+from reference_impl.queues.errors import InvalidTask
+from reference_impl.queues.port import DeadLetter, QueuedTask
+
+__all__ = ["LATE", "as_new", "read_letter", "reason_of_failure"]
+
+# Why a task is dead whose deadline had passed when it was next.
+LATE = "its deadline passed while it waited"
+
+
+def reason_of_failure(task: QueuedTask, reason: str) -> str:
+    """Why a task is dead after its last retry."""
+    return f"failed {task.retry_count + 1} times: {reason}"
+
+
+def read_letter(data: bytes, reason: str, died_s: float) -> DeadLetter:
+    """A letter as a broker keeps it: the task, or the bytes where they are none."""
+    try:
+        return DeadLetter(decode_task(data), reason, died_s)
+    except InvalidTask:
+        return DeadLetter(None, reason, died_s, data)
+
+
+def as_new(task: QueuedTask, now: float) -> QueuedTask:
+    """A dead task as it is replayed: with its counts at zero, enqueued now, and its deadline, which may have killed it, gone."""
+    return msgspec.structs.replace(
+        task, retry_count=0, redeliveries=0, enqueued_s=now, deadline_s=None
+    )
