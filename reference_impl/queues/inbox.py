@@ -6,14 +6,13 @@ was handed out: its adapter renews or returns both.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
-from reference_impl.queues.port import QueuedTask, QueueStatistics
-from reference_impl.queues.weighted_round import WeightedRound
+from reference_impl.queues.class_queues import ClassQueues
+from reference_impl.queues.port import QueuedTask
 
-__all__ = ["Counts", "Delivery", "Inbox"]
+__all__ = ["Delivery", "Inbox"]
 
 R = TypeVar("R")
 
@@ -30,68 +29,46 @@ class Delivery(Generic[R]):
         self.lease_ends_s = 0.0
 
 
-class Counts:
-    """What this connection did; see `QueueStatistics`."""
-
-    __slots__ = (
-        "acknowledged",
-        "dead_lettered",
-        "delivered",
-        "enqueued",
-        "redelivered",
-        "retried",
-    )
-
-    def __init__(self) -> None:
-        self.enqueued = self.delivered = self.acknowledged = 0
-        self.retried = self.redelivered = self.dead_lettered = 0
-
-    def statistics(
-        self,
-        ready: tuple[int, ...],
-        delayed: int | None,
-        held: int | None,
-        dead: int,
-        oldest_s: float | None,
-    ) -> QueueStatistics:
-        return QueueStatistics(
-            ready=ready,
-            delayed=delayed,
-            held=held,
-            dead=dead,
-            oldest_s=oldest_s,
-            enqueued=self.enqueued,
-            delivered=self.delivered,
-            acknowledged=self.acknowledged,
-            retried=self.retried,
-            redelivered=self.redelivered,
-            dead_lettered=self.dead_lettered,
-        )
-
-
 class Inbox(Generic[R]):
     """Arrived tasks by class, and those that are handed out, by task id, each with its copies."""
 
     def __init__(self, levels: int) -> None:
-        self.arrived: list[deque[Delivery[R]]] = [deque() for _ in range(levels)]
-        self._turns = WeightedRound(levels)
+        self._arrived: ClassQueues[Delivery[R]] = ClassQueues(levels)
         self._held: dict[str, list[Delivery[R]]] = {}
 
-    def put(self, delivery: Delivery[R]) -> None:
-        self.arrived[delivery.level].append(delivery)
+    # -- what has arrived ---------------------------------------------------------------------------------------------
 
-    def put_first(self, delivery: Delivery[R]) -> None:
-        self.arrived[delivery.level].appendleft(delivery)
+    def put(self, delivery: Delivery[R]) -> None:
+        self._arrived.put(delivery.level, delivery)
+
+    def put_first(self, deliveries: Sequence[Delivery[R]]) -> None:
+        """Before what waits, in their order."""
+        for delivery in reversed(deliveries):
+            self._arrived.put_first(delivery.level, delivery)
+
+    def waiting(self) -> list[Delivery[R]]:
+        """What has arrived and was not handed out."""
+        return list(self._arrived)
+
+    def waiting_in(self, level: int) -> int:
+        """How many of them are of one class."""
+        return self._arrived.length(level)
+
+    def withdraw(self, delivery: Delivery[R]) -> bool:
+        """Hand it out no more; False if it was handed out meanwhile."""
+        return self._arrived.remove(delivery.level, delivery)
+
+    def withdraw_all(self) -> list[Delivery[R]]:
+        """Hand out nothing of what waits; what that was."""
+        waiting = self.waiting()
+        self._arrived.clear()
+        return waiting
 
     def pick(self, max_tasks: int, now: float) -> tuple[list[Delivery[R]], list[Delivery[R]]]:
         """Hand out up to `max_tasks`, in turns. Second: those that were next, but whose deadline has passed."""
         picked: list[Delivery[R]] = []
         late: list[Delivery[R]] = []
-        while len(picked) < max_tasks:
-            level = self._turns.choose(self.arrived)
-            if level is None:
-                break
-            delivery = self.arrived[level].popleft()
+        while len(picked) < max_tasks and (delivery := self._arrived.take()) is not None:
             task = delivery.task
             if task.deadline_s is not None and now >= task.deadline_s:
                 late.append(delivery)
@@ -104,6 +81,8 @@ class Inbox(Generic[R]):
                 copies.append(delivery)
         return picked, late
 
+    # -- what is handed out -------------------------------------------------------------------------------------------
+
     def held(self, task_id: str) -> list[Delivery[R]]:
         """The copies that are handed out as one; empty if it is not held here."""
         return self._held.get(task_id, [])
@@ -113,24 +92,36 @@ class Inbox(Generic[R]):
         """Tasks that are handed out."""
         return len(self._held)
 
-    def all_held(self) -> Iterator[list[Delivery[R]]]:
-        yield from list(self._held.values())
+    def all_held(self) -> list[list[Delivery[R]]]:
+        return list(self._held.values())
+
+    def ended(self, now: float) -> list[list[Delivery[R]]]:
+        """Those that are kept here and were not extended in time."""
+        return [copies for copies in self._held.values() if now >= copies[0].lease_ends_s]
 
     def settle(self, task_id: str) -> list[Delivery[R]]:
         """End the holding; its copies."""
         return self._held.pop(task_id, [])
 
-    def hold(self, deliveries: list[Delivery[R]]) -> None:
-        """Take back `settle`: it did not happen."""
-        self._held[deliveries[0].task.task_id] = deliveries
+    def forget(self, copies: list[Delivery[R]]) -> None:
+        """End the holding if these are what is held, and not others of the same id."""
+        task_id = copies[0].task.task_id
+        if self._held.get(task_id) is copies:
+            del self._held[task_id]
 
-    def waiting(self) -> Iterator[Delivery[R]]:
-        """What has arrived and was not handed out."""
-        for deliveries in self.arrived:
-            yield from deliveries
+    def hold(self, copies: list[Delivery[R]]) -> None:
+        """Take back `settle`: it did not happen."""
+        self._held[copies[0].task.task_id] = copies
+
+    # -- when the broker takes it away --------------------------------------------------------------------------------
+
+    def keep(self, is_ours: Callable[[Delivery[R]], bool]) -> None:
+        """Of what waits, only that."""
+        for delivery in self.waiting():
+            if not is_ours(delivery):
+                self.withdraw(delivery)
 
     def clear(self) -> None:
         """The connection broke: all of it belongs to the broker again."""
         self._held.clear()
-        for deliveries in self.arrived:
-            deliveries.clear()
+        self._arrived.clear()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import asyncio
+from typing import Any, NamedTuple
 
 from aiokafka import TopicPartition
 
@@ -25,6 +26,7 @@ class Offsets:
         self._open: dict[TopicPartition, dict[int, None]] = {}
         self._next: dict[TopicPartition, int] = {}
         self._committed: dict[TopicPartition, int] = {}
+        self._committing = asyncio.Lock()
 
     def delivered(self, partition: TopicPartition, offset: int) -> Place:
         self._open.setdefault(partition, {})[offset] = None
@@ -45,7 +47,7 @@ class Offsets:
             kept.pop(partition, None)
 
     def to_commit(self) -> dict[TopicPartition, int]:
-        """Positions that have moved since they were last noted as committed."""
+        """Positions that have moved since they were last committed."""
         moved = {}
         for partition, following in self._next.items():
             position = next(iter(self._open[partition]), following)
@@ -53,5 +55,10 @@ class Offsets:
                 moved[partition] = position
         return moved
 
-    def committed(self, positions: dict[TopicPartition, int]) -> None:
-        self._committed.update(positions)
+    async def commit(self, consumer: Any) -> None:
+        """One at a time; whoever waited for the last finds nothing left to commit."""
+        async with self._committing:
+            positions = self.to_commit()
+            if positions:
+                await consumer.commit(positions)
+                self._committed.update(positions)

@@ -15,23 +15,33 @@ from typing import Any, Final
 
 from aiokafka.errors import KafkaError
 
-__all__ = ["DUE", "TARGET", "WAITS_S", "RetryForwarder", "retry_topic"]
+__all__ = ["RetryForwarder", "retry_headers", "retry_topic", "retry_topics"]
 
 logger = logging.getLogger(__name__)
 
 # Headers of a waiting task: when it may run, and the topic that it then goes to.
-DUE: Final = "twinload-due"
-TARGET: Final = "twinload-target"
-WAITS_S: Final = (0.1, 1.0, 10.0, 100.0, 1000.0)
+_DUE: Final = "twinload-due"
+_TARGET: Final = "twinload-target"
+_WAITS_S: Final = (0.1, 1.0, 10.0, 100.0, 1000.0)
 _POLL_MS: Final = 50
 _MOST_AT_ONCE: Final = 100
 _PAUSE_S: Final = 0.2
 
 
+def retry_topics(name: str) -> list[str]:
+    """Those of a queue, from the shortest wait to the longest."""
+    return [f"{name}.retry.{wait_s:g}s" for wait_s in _WAITS_S]
+
+
 def retry_topic(name: str, delay_s: float) -> str:
     """The topic with the longest wait that is not too long."""
-    fitting = [wait_s for wait_s in WAITS_S if wait_s <= delay_s]
-    return f"{name}.retry.{(fitting or WAITS_S)[-1 if fitting else 0]:g}s"
+    fitting = sum(wait_s <= delay_s for wait_s in _WAITS_S)
+    return retry_topics(name)[max(0, fitting - 1)]
+
+
+def retry_headers(due_s: float, target: str) -> list[tuple[str, bytes]]:
+    """Of a task that may run at `due_s` and then goes to the topic `target`."""
+    return [(_DUE, b"%.6f" % due_s), (_TARGET, target.encode())]
 
 
 class RetryForwarder:
@@ -60,12 +70,13 @@ class RetryForwarder:
 
     async def _step(self) -> None:
         fetched = await self._consumer.getmany(timeout_ms=_POLL_MS, max_records=_MOST_AT_ONCE)
+        # All of them before anything can fail: what was fetched is not fetched again.
         for partition, records in fetched.items():
             self._waiting.setdefault(partition, deque()).extend(records)
-            self._consumer.pause(partition)
         assigned = self._consumer.assignment()
         for partition in [p for p in self._waiting if p not in assigned]:
             del self._waiting[partition]
+        self._consumer.pause(*(p for p, records in self._waiting.items() if records))
         for partition, records in self._waiting.items():
             last = None
             while records and self._is_over(records[0]):
@@ -81,14 +92,14 @@ class RetryForwarder:
         """Whether the wait of its topic is over, or its own instant has come."""
         now = self._clock()
         wait_s = float(record.topic.rpartition(".retry.")[2].removesuffix("s"))
-        due_s, _ = _headers(record)
-        if wait_s == WAITS_S[0]:
+        due_s, _ = self._headers(record)
+        if wait_s == _WAITS_S[0]:
             return now >= due_s
         sent_s = float(record.timestamp) / 1000
         return now >= min(due_s, sent_s + wait_s)
 
     async def _send_on(self, record: Any) -> None:
-        due_s, target = _headers(record)
+        due_s, target = self._headers(record)
         remaining_s = due_s - self._clock()
         topic = retry_topic(self._name, remaining_s) if remaining_s > 0 else target
         headers = list(record.headers) if remaining_s > 0 else []
@@ -96,7 +107,10 @@ class RetryForwarder:
             topic, record.value, key=record.key, partition=record.partition, headers=headers
         )
 
-
-def _headers(record: Any) -> tuple[float, str]:
-    headers = dict(record.headers)
-    return float(headers[DUE]), headers[TARGET].decode()
+    def _headers(self, record: Any) -> tuple[float, str]:
+        """What others wrote here goes on at once, to a class whose consumers bury it if it is no task."""
+        headers = dict(record.headers)
+        try:
+            return float(headers[_DUE]), headers[_TARGET].decode()
+        except (KeyError, ValueError):
+            return 0.0, f"{self._name}.0"

@@ -8,15 +8,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
-
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from typing import Final
 
 from reference_impl.queues.effects import DAY_S, Begun, EffectStatistics, EffectsUnavailable
-from reference_impl.queues.starting import without_password
+from reference_impl.queues.redis_client import REDIS_ERRORS, close_client, redis_client
+from reference_impl.queues.starting import unavailable, without_password
 
 __all__ = ["RedisEffects"]
 
@@ -52,11 +48,7 @@ class RedisEffects:
         self._space = f"twinload:{{{name}}}"
         self._ttl_ms = round(ttl_s * 1000)
         self._timeout_s = timeout_s
-        pool: Any = BlockingConnectionPool.from_url(
-            url, max_connections=8, timeout=None, retry=Retry(NoBackoff(), 0)
-        )
-        client: Any = Redis(connection_pool=pool)
-        self._client = client
+        client = self._client = redis_client(url, connections=8, connect_timeout_s=timeout_s)
         self._begin = client.register_script(_BEGIN)
         self._finish = client.register_script(_FINISH)
 
@@ -81,8 +73,7 @@ class RedisEffects:
         return EffectStatistics(int(totals.get(b"effects", 0)), int(totals.get(b"runs", 0)))
 
     async def aclose(self) -> None:
-        await self._client.aclose()
-        await self._client.connection_pool.disconnect()
+        await close_client(self._client)
 
     def _keys(self, key: str) -> list[str]:
         return [
@@ -96,6 +87,5 @@ class RedisEffects:
         try:
             async with asyncio.timeout(self._timeout_s):
                 yield
-        except (RedisError, OSError, TimeoutError) as error:
-            text = "no answer in time" if isinstance(error, TimeoutError) else str(error)
-            raise EffectsUnavailable(f"{self._where}: {text}") from error
+        except REDIS_ERRORS as error:
+            raise EffectsUnavailable(str(unavailable(error, self._where))) from error

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from reference_impl.queues.errors import QueueUnavailable
 
-__all__ = ["await_broker", "without_password"]
+__all__ = ["await_broker", "unavailable", "without_password"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,12 @@ async def await_broker(connect: Callable[[], Awaitable[T]], where: str, limit_s:
                 told = True
         await asyncio.sleep(wait_s)
         wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+
+
+def unavailable(error: BaseException, where: str) -> QueueUnavailable:
+    """What a driver's error means that is about the connection."""
+    text = "no answer in time" if isinstance(error, TimeoutError) else str(error)
+    return QueueUnavailable(f"{where}: {text or type(error).__name__}")
 
 
 def without_password(url: str) -> str:
