@@ -2,7 +2,7 @@
 received into an `Inbox` and waited for there.
 
 An adapter says how to open its session, how to send, and what the broker calls it to give a task back; see the abstract methods
-at the end. When tasks arrive it puts them into `_inbox` and sets `_arrived`.
+at the end. When tasks arrive it puts them into `_inbox`.
 """
 
 from __future__ import annotations
@@ -72,7 +72,6 @@ class BrokerQueue(MessageQueue, Generic[S, R]):
         self._opening = asyncio.Lock()
         self._was_there = False
         self._inbox: Inbox[R] = Inbox(levels)
-        self._arrived = asyncio.Event()
         self._counts = Counts()
         self._closed = False
 
@@ -122,7 +121,7 @@ class BrokerQueue(MessageQueue, Generic[S, R]):
         """Up to `max_tasks` of the inbox, as soon as there is one, until the loop's clock says `until_s`."""
         loop = asyncio.get_running_loop()
         while True:
-            self._arrived.clear()
+            self._inbox.arrived.clear()
             picked, late = self._inbox.pick(max_tasks, self._clock())
             await self._bury_late(late, picked)
             if picked:
@@ -136,7 +135,7 @@ class BrokerQueue(MessageQueue, Generic[S, R]):
             self._before_waiting(max_tasks, remaining_s)
             try:
                 async with asyncio.timeout_at(None if until_s == math.inf else until_s):
-                    await self._arrived.wait()
+                    await self._inbox.arrived.wait()
             except TimeoutError:
                 continue
             if self._closed:

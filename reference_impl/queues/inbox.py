@@ -6,6 +6,7 @@ was handed out: its adapter renews or returns both.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -30,45 +31,52 @@ class Delivery(Generic[R]):
 
 
 class Inbox(Generic[R]):
-    """Arrived tasks by class, and those that are handed out, by task id, each with its copies."""
+    """Arrived tasks by class, and those that are handed out, by task id, each with its copies.
+
+    Attributes:
+        arrived: set whenever something can be picked that could not before; whoever waits for it clears it.
+    """
 
     def __init__(self, levels: int) -> None:
-        self._arrived: ClassQueues[Delivery[R]] = ClassQueues(levels)
+        self.arrived = asyncio.Event()
+        self._waiting: ClassQueues[Delivery[R]] = ClassQueues(levels)
         self._held: dict[str, list[Delivery[R]]] = {}
 
     # -- what has arrived ---------------------------------------------------------------------------------------------
 
     def put(self, delivery: Delivery[R]) -> None:
-        self._arrived.put(delivery.level, delivery)
+        self._waiting.put(delivery.level, delivery)
+        self.arrived.set()
 
     def put_first(self, deliveries: Sequence[Delivery[R]]) -> None:
         """Before what waits, in their order."""
         for delivery in reversed(deliveries):
-            self._arrived.put_first(delivery.level, delivery)
+            self._waiting.put_first(delivery.level, delivery)
+        self.arrived.set()
 
     def waiting(self) -> list[Delivery[R]]:
         """What has arrived and was not handed out."""
-        return list(self._arrived)
+        return list(self._waiting)
 
     def waiting_in(self, level: int) -> int:
         """How many of them are of one class."""
-        return self._arrived.length(level)
+        return self._waiting.length(level)
 
     def withdraw(self, delivery: Delivery[R]) -> bool:
         """Hand it out no more; False if it was handed out meanwhile."""
-        return self._arrived.remove(delivery.level, delivery)
+        return self._waiting.remove(delivery.level, delivery)
 
     def withdraw_all(self) -> list[Delivery[R]]:
         """Hand out nothing of what waits; what that was."""
         waiting = self.waiting()
-        self._arrived.clear()
+        self._waiting.clear()
         return waiting
 
     def pick(self, max_tasks: int, now: float) -> tuple[list[Delivery[R]], list[Delivery[R]]]:
         """Hand out up to `max_tasks`, in turns. Second: those that were next, but whose deadline has passed."""
         picked: list[Delivery[R]] = []
         late: list[Delivery[R]] = []
-        while len(picked) < max_tasks and (delivery := self._arrived.take()) is not None:
+        while len(picked) < max_tasks and (delivery := self._waiting.take()) is not None:
             task = delivery.task
             if task.deadline_s is not None and now >= task.deadline_s:
                 late.append(delivery)
@@ -124,4 +132,4 @@ class Inbox(Generic[R]):
     def clear(self) -> None:
         """The connection broke: all of it belongs to the broker again."""
         self._held.clear()
-        self._arrived.clear()
+        self._waiting.clear()

@@ -131,7 +131,6 @@ class KafkaQueue(BrokerQueue[Any, Place]):
         if copies:
             self._inbox.forget(copies)
             self._inbox.put_first(copies)
-            self._arrived.set()
         return bool(copies)
 
     async def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
@@ -187,7 +186,7 @@ class KafkaQueue(BrokerQueue[Any, Place]):
             if client is not None:
                 await client.stop()
         self._inbox.clear()
-        self._arrived.set()
+        self._inbox.arrived.set()
 
     # -- sending and giving back --------------------------------------------------------------------------------------
 
@@ -294,7 +293,6 @@ class KafkaQueue(BrokerQueue[Any, Place]):
                 producer,
                 self._topics,
                 self._inbox,
-                self._arrived,
                 self._offsets,
                 self._counts,
                 self._clock,

@@ -33,7 +33,7 @@ _MOST_UNREADABLE: Final = 100
 
 
 class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Puts what `consumer` fetches into `inbox` and sets `arrived`. It is the listener of that consumer's group.
+    """Puts what `consumer` fetches into `inbox`. It is the listener of that consumer's group.
 
     Args:
         producer: sends what is no task to the dead letters. counts: where such burials are noted.
@@ -49,7 +49,6 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]
         producer: Any,
         topics: Topics,
         inbox: Inbox[Place],
-        arrived: asyncio.Event,
         offsets: Offsets,
         counts: Counts,
         clock: Callable[[], float],
@@ -59,7 +58,6 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]
         self._producer = producer
         self._topics = topics
         self._inbox = inbox
-        self._arrived = arrived
         self._offsets = offsets
         self._counts = counts
         self._clock = clock
@@ -103,7 +101,6 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]
             self._unreadable_came.set()
             return
         self._inbox.put(Delivery(task, self._topics.level_of(partition.topic), place))
-        self._arrived.set()
 
     async def bury_unreadable(self) -> None:
         """Until it is cancelled. What cannot be sent stays, and its offset is not passed; tasks come meanwhile."""

@@ -184,7 +184,7 @@ class RabbitMQQueue(BrokerQueue[RabbitMQSession, Receipt]):
             await session.close()
         self._closed = True
         self._inbox.clear()
-        self._arrived.set()
+        self._inbox.arrived.set()
 
     # -- sending and giving back --------------------------------------------------------------------------------------
 
@@ -276,7 +276,7 @@ class RabbitMQQueue(BrokerQueue[RabbitMQSession, Receipt]):
             await session.consume(self._prefetch, self._receiver(session).receive)
 
     def _receiver(self, session: RabbitMQSession) -> RabbitMQReceiver:
-        return RabbitMQReceiver(session, self._inbox, self._arrived, self._counts, self._clock)
+        return RabbitMQReceiver(session, self._inbox, self._counts, self._clock)
 
     # -- the connection -----------------------------------------------------------------------------------------------
 

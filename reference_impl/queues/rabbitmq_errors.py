@@ -7,7 +7,7 @@ from typing import Final
 
 import aiormq
 
-from reference_impl.queues.errors import AccessRefused, QueueError, QueueMismatch
+from reference_impl.queues.errors import AccessRefused, QueueError, QueueMismatch, QueueUnavailable
 from reference_impl.queues.starting import unavailable
 
 __all__ = ["AMQP_ERRORS", "translated"]
@@ -28,7 +28,7 @@ _REFUSALS: Final = (
 # How the broker tells that a queue exists with another argument.
 _INEQUIVALENT: Final = re.compile(
     r"inequivalent arg '(?P<argument>[^']+)' for queue '(?P<queue>[^']+)'.*"
-    r"received (?:the value '(?P<here>[^']*)'.*|none) but current is (?:the value '(?P<there>[^']*)'|none)"
+    r"received (?:(?:the value )?'(?P<here>[^']*)'.*|none) but current is (?:(?:the value )?'(?P<there>[^']*)'|none)"
 )
 _OURS: Final = {"x-delivery-limit": "delivery_limit", "x-max-length": "capacity"}
 
@@ -43,6 +43,8 @@ def translated(error: BaseException, where: str) -> QueueError:
         return QueueMismatch(
             f"{_difference(str(error), where)}: use the same, or another name, or delete the queue when it is empty"
         )
+    if "Connection.OpenOk" in str(error):  # aiormq hides what the broker says
+        return QueueUnavailable(f"{where}: the virtual host is not there, or not for this user")
     return unavailable(error, where)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from typing import NamedTuple
@@ -31,7 +30,7 @@ class Receipt(NamedTuple):
 
 
 class RabbitMQReceiver:
-    """Puts what arrives through `session` into `inbox` and sets `arrived`; what is no task is buried.
+    """Puts what arrives through `session` into `inbox`; what is no task is buried.
 
     Args:
         counts: where redeliveries and burials are noted. clock: of the instants of burials.
@@ -41,13 +40,11 @@ class RabbitMQReceiver:
         self,
         session: RabbitMQSession,
         inbox: Inbox[Receipt],
-        arrived: asyncio.Event,
         counts: Counts,
         clock: Callable[[], float],
     ) -> None:
         self._session = session
         self._inbox = inbox
-        self._arrived = arrived
         self._counts = counts
         self._clock = clock
 
@@ -63,7 +60,6 @@ class RabbitMQReceiver:
             task = msgspec.structs.replace(task, redeliveries=redeliveries)
             self._counts.redelivered += 1
         self._inbox.put(Delivery(task, level, Receipt(self._session, tag)))
-        self._arrived.set()
 
     async def _bury(self, tag: int, body: bytes, reason: str) -> None:
         """Where that fails the broker has it still, and delivers it again to another session."""

@@ -18,7 +18,7 @@ __all__ = ["RedisReceiver"]
 
 
 class RedisReceiver:
-    """Fills `inbox` and sets `arrived`; every call may raise one of REDIS_ERRORS.
+    """Fills `inbox`; every call may raise one of REDIS_ERRORS.
 
     Args:
         levels, lease_s, delivery_limit, clock: of the queue. counts: where redeliveries and burials are noted.
@@ -28,7 +28,6 @@ class RedisReceiver:
         self,
         session: RedisSession,
         inbox: Inbox[bytes],
-        arrived: asyncio.Event,
         counts: Counts,
         *,
         levels: int,
@@ -38,7 +37,6 @@ class RedisReceiver:
     ) -> None:
         self._session = session
         self._inbox = inbox
-        self._arrived = arrived
         self._counts = counts
         self._levels = levels
         self._lease_s = lease_s
@@ -77,8 +75,6 @@ class RedisReceiver:
             if row.redeliveries:
                 task = msgspec.structs.replace(task, redeliveries=row.redeliveries)
             self._inbox.put(Delivery(task, row.level, row.entry_id))
-        if rows:
-            self._arrived.set()
         for row, reason in unreadable:
             await self._bury(row, reason)
 

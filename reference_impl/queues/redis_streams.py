@@ -89,7 +89,6 @@ class RedisStreamsQueue(BrokerQueue[RedisSession, bytes]):
         self._receiver = RedisReceiver(
             self._commands,
             self._inbox,
-            self._arrived,
             self._counts,
             levels=levels,
             lease_s=lease_s,
@@ -176,7 +175,7 @@ class RedisStreamsQueue(BrokerQueue[RedisSession, bytes]):
         if self._closed:
             return
         self._closed = True
-        self._arrived.set()
+        self._inbox.arrived.set()
         running = [*self._background, *([self._reading] if self._reading else [])]
         for task in running:
             task.cancel()
@@ -256,7 +255,7 @@ class RedisStreamsQueue(BrokerQueue[RedisSession, bytes]):
             await asyncio.sleep(_PAUSE_S)
         finally:
             self._reading = None
-            self._arrived.set()
+            self._inbox.arrived.set()
 
     # -- leases and retries -------------------------------------------------------------------------------------------
 

@@ -6,9 +6,7 @@ import asyncio
 import socket
 from typing import Any
 
-import msgspec
 import pytest
-from redis.asyncio import Redis
 
 from reference_impl.queues.codec import decode_task
 from reference_impl.queues.connect import connect_queue
@@ -107,25 +105,6 @@ def test_rabbitmq_refuses_wrong_credentials_at_once_and_names_no_password() -> N
     asyncio.run(body())
 
 
-@pytest.mark.xdist_group("rabbitmq")
-def test_a_rabbitmq_queue_that_was_declared_otherwise_is_named_with_the_difference() -> None:
-    async def body() -> None:
-        name = unique_prefix()
-        one = RabbitMQQueue(shared_rabbitmq_url(), name=name, levels=1)
-        await one.enqueue(QueuedTask("a", "t", {}))
-        other = RabbitMQQueue(shared_rabbitmq_url(), name=name, levels=1, delivery_limit=7)
-        with pytest.raises(QueueMismatch, match=r"x-delivery-limit.*'7'.*'20'"):
-            await other.enqueue(QueuedTask("b", "t", {}))
-        kept = await one.dequeue(5)
-        assert kept is not None
-        assert kept.task_id == "a"
-        await one.ack("a")
-        await other.close()
-        await one.close()
-
-    asyncio.run(body())
-
-
 def test_a_redis_queue_that_was_made_otherwise_is_named_with_the_difference() -> None:
     async def body() -> None:
         name = unique_prefix()
@@ -136,26 +115,6 @@ def test_a_redis_queue_that_was_made_otherwise_is_named_with_the_difference() ->
             await other.enqueue(QueuedTask("b", "t", {}))
         await other.close()
         await one.close()
-
-    asyncio.run(body())
-
-
-def test_what_others_wrote_into_the_stream_is_kept_among_the_dead_letters() -> None:
-    async def body() -> None:
-        name = unique_prefix()
-        queue = RedisStreamsQueue(shared_valkey_url(), name=name, levels=1)
-        await queue.enqueue(QueuedTask("a", "t", {}))
-        client: Any = Redis.from_url(shared_valkey_url())
-        await client.xadd(f"twinload:{{{name}}}:ready:0", {"t": b'{"task_id":"x"}'})
-        await client.aclose()
-        assert [task.task_id for task in await queue.dequeue_many(5, 1.0)] == ["a"]
-        (letter,) = await queue.dead_letters()
-        assert letter.task is None
-        assert msgspec.json.decode(letter.raw) == {"task_id": "x"}
-        assert "task_type" in letter.reason
-        assert await queue.replay_dead_letters() == 0
-        await queue.ack("a")
-        await queue.close()
 
     asyncio.run(body())
 
