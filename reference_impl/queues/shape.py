@@ -42,7 +42,7 @@ async def find_shape(url: str, name: str) -> QueueShape | None:
 async def _on_rabbitmq(url: str, name: str) -> QueueShape | None:
     import aiormq
 
-    from reference_impl.queues.rabbitmq_session import AMQP_ERRORS, translated
+    from reference_impl.queues.rabbitmq_errors import AMQP_ERRORS, translated
 
     try:
         async with asyncio.timeout(_TIMEOUT_S):
