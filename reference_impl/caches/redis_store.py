@@ -14,14 +14,13 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from typing import Any, Final
 
 import msgspec
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from reference_impl.caches.batches import Batches
 from reference_impl.caches.glob import escape_glob, is_literal
 from reference_impl.caches.port import Invalidation, Stored, StoreRefused, StoreUnavailable
+from reference_impl.live.redis_pool import redis_pool
 
 __all__ = ["RedisStore"]
 
@@ -82,13 +81,8 @@ class RedisStore:
             raise ValueError(f"prefix is {prefix!r}: expected one or more characters without ':'")
         self._space = f"{prefix}:{_LAYOUT}"
         # No retries and no time-outs here: `SharedLevel` bounds each operation and decides what a failure means.
-        pool: Any = BlockingConnectionPool.from_url(
-            url,
-            max_connections=max_connections,
-            timeout=None,
-            retry=Retry(NoBackoff(), 0),
-            socket_timeout=None,
-            socket_connect_timeout=None,
+        pool = redis_pool(
+            url, max_connections=max_connections, socket_timeout=None, socket_connect_timeout=None
         )
         # redis-py annotates each reply with every type that any version and mode may give.
         client: Any = Redis(connection_pool=pool)

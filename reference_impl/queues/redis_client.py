@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio import Redis
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
@@ -16,6 +14,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from reference_impl.live.redis_pool import redis_pool
 from reference_impl.queues.errors import AccessRefused, QueueError, QueueFull
 from reference_impl.queues.starting import unavailable
 
@@ -31,12 +30,10 @@ def redis_client(url: str, *, connections: int, connect_timeout_s: float) -> Any
     Untyped, because redis-py annotates each reply with every type that any version and mode may give. Raises ValueError for
     what is no URL.
     """
-    pool: Any = BlockingConnectionPool.from_url(
+    pool = redis_pool(
         url,
         max_connections=connections,
         protocol=2,  # RESP 3 gives streams in another shape
-        timeout=None,
-        retry=Retry(NoBackoff(), 0),
         socket_timeout=None,
         socket_connect_timeout=connect_timeout_s,
     )
