@@ -1,195 +1,109 @@
-"""Invariant 5 on real brokers: workers and brokers are killed at random points, by seed; the mock's log is the truth.
+"""Invariant 5 on real brokers: whatever is killed, stopped or cut off, no task is lost and none takes effect twice.
 
-After every run: each accepted task took effect once in the ledger (Valkey, SET NX), nothing is left in the queue or among the
-dead letters, and the upstream calls beyond one a task are at most what the faults explain, and no more than the ledger's books
-show as repeated runs.
+Each run is `Trial`: tasks through two worker processes while a plan of faults, drawn from a seed, is played; then `reconcile`
+compares the mock's log with the store of effects. The small runs play a few hundred tasks; the soak ten thousand of each kind
+of fault, three times in each run, with three seeds.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from reference_impl.live.loop import run_live
-from reference_impl.live.services.rabbitmq import RabbitMQNode
-from reference_impl.queues.effects import EffectStatistics, EffectsUnavailable
-from reference_impl.queues.errors import QueueUnavailable
-from reference_impl.queues.port import MessageQueue, QueuedTask
-from reference_impl.queues.redis_effects import RedisEffects
-from tests.faults.queues.worker_process import WorkerSettings, connect
-from tests.faults.queues.workers import WorkerProcess
-from tests.loadtests.mock.process import Mock, running_mock
-from tests.servers.rabbitmq import private_rabbitmq, shared_rabbitmq_url
-from tests.servers.valkey import ValkeyProcess, shared_valkey_url, unique_prefix
+from tests.faults.queues.brokers import BrokerUnderTest, RabbitMQUnderTest, RedisUnderTest
+from tests.faults.queues.plan import Kind, draw_plan
+from tests.faults.queues.trial import Account, Trial, reconcile
+from tests.loadtests.mock.process import running_mock
+from tests.servers.rabbitmq import private_rabbitmq
+from tests.servers.valkey import shared_valkey_url
 
 WORKERS = 2
-CONCURRENCY = 16
-DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
+SMALL = 400
+LARGE = 10_000
+KINDS: list[Kind] = [
+    "worker killed",
+    "worker stopped",
+    "worker reset",
+    "worker cut",
+    "broker killed",
+    "broker stopped",
+    "producer reset",
+    "producer cut",
+]
+SMALL_PLANS: list[list[Kind]] = [
+    ["worker killed", "worker reset", "producer reset"],
+    ["worker stopped", "worker cut", "producer cut"],
+    ["broker killed", "broker stopped"],
+]
 
 
-async def produce(queue: MessageQueue, tasks: int) -> None:
-    """What is not confirmed is sent again, under the same key."""
-    for start in range(0, tasks, 100):
-        batch = [
-            QueuedTask(str(number), "call", {"n": number}, number % 3, max_retries=50)
-            for number in range(start, min(start + 100, tasks))
-        ]
-        while True:
-            try:
-                await queue.enqueue_many(batch)
-                break
-            except QueueUnavailable:
-                await asyncio.sleep(0.2)
+@pytest.fixture(scope="module")
+def rabbitmq() -> Iterator[BrokerUnderTest]:
+    """This module's own, which it kills and stops; runs keep apart by the names of their queues."""
+    with private_rabbitmq() as node:
+        yield RabbitMQUnderTest(node)
 
 
-async def progress(effects: RedisEffects) -> int:
-    """Effects so far; the ledger's server may be what was just killed."""
-    while True:
-        try:
-            return (await effects.statistics()).effects
-        except EffectsUnavailable:
-            await asyncio.sleep(0.05)
+@pytest.fixture
+def redis() -> Iterator[BrokerUnderTest]:
+    with closing(RedisUnderTest()) as server:
+        asyncio.run(server.start())
+        yield server
 
 
-async def reach(effects: RedisEffects, number: float) -> None:
-    async with asyncio.timeout(60 + number / 50):
-        while await progress(effects) < number:
-            await asyncio.sleep(0.02)
+def play(
+    broker: BrokerUnderTest,
+    effects_url: str,
+    folder: Path,
+    kinds: Sequence[Kind],
+    seed: int,
+    tasks: int,
+) -> None:
+    plan = draw_plan(kinds, seed, WORKERS)
+    with running_mock(folder, "--profile", "fast", "--seed", str(seed)) as mock:
 
+        async def main() -> Account:
+            return await Trial(broker, effects_url, mock, tasks=tasks, workers=WORKERS).play(plan)
 
-async def settle(effects: RedisEffects, queue: MessageQueue, tasks: int) -> EffectStatistics:
-    """Wait until every task took effect and the queue is empty; the ledger's books."""
-    await reach(effects, tasks)
-    async with asyncio.timeout(60):
-        while True:
-            now = await queue.statistics()
-            if now.depth == 0 and not now.held:
-                break
-            await asyncio.sleep(0.1)
-    assert now.dead == 0
-    for number in range(tasks):
-        assert await effects.effect(str(number)) == b'{"debited":"%d"}' % number
-    return await effects.statistics()
-
-
-def reconcile(books: EffectStatistics, mock: Mock, tasks: int, most_wasted: int) -> None:
-    """Once the mock has ended, and its log is whole."""
-    assert books.effects == tasks, "debited twice, or never"
-    calls = [record["request_id"] for record in mock.records()]
-    assert set(calls) == set(range(tasks)), "an effect without its call, or a call without task"
-    assert len(calls) <= books.runs, "a call that the books do not show"
-    wasted = len(calls) - tasks
-    print(
-        f"{tasks} tasks, {len(calls)} calls, {books.runs} runs, {wasted} wasted of at most {most_wasted}"
-    )
-    assert 0 <= wasted <= most_wasted
-
-
-async def kill_workers(
-    queue_url: str, effects_url: str, mock: Mock, tasks: int, kills: int, seed: int
-) -> EffectStatistics:
-    luck = random.Random(seed)
-    name = unique_prefix()
-    settings = WorkerSettings(
-        queue_url, name, mock.url, effects=effects_url, concurrency=CONCURRENCY
-    )
-    effects = RedisEffects(effects_url, name=name)
-    queue = connect(queue_url, name, settings.lease_s, settings.levels)
-    workers = [await WorkerProcess.start(settings) for _ in range(WORKERS)]
-    try:
-        producing = asyncio.create_task(produce(queue, tasks))
-        for number in range(kills):
-            reached = tasks * (number + luck.random()) / (kills + 1)
-            await reach(effects, reached)
-            victim = luck.randrange(WORKERS)
-            await workers[victim].kill()
-            workers[victim] = await WorkerProcess.start(settings)
-        await producing
-        books = await settle(effects, queue, tasks)
-        for worker in workers:
-            assert (await worker.drain())["dead"] == 0
-        return books
-    finally:
-        for worker in workers:
-            await worker.kill()
-        await queue.close()
-        await effects.aclose()
+        account = run_live(main())
+    reconcile(account, mock, plan, tasks=tasks, workers=WORKERS)
 
 
 @pytest.mark.xdist_group("rabbitmq")
-def test_killed_workers_lose_no_task_of_rabbitmq(tmp_path: Path) -> None:
-    with running_mock(tmp_path, "--profile", "fast", "--seed", "1") as mock:
-        books = run_live(kill_workers(shared_rabbitmq_url(), shared_valkey_url(), mock, 600, 2, 1))
-    reconcile(books, mock, 600, 2 * CONCURRENCY)
+@pytest.mark.parametrize("kinds", SMALL_PLANS, ids=" + ".join)
+def test_no_task_of_rabbitmq_is_lost(
+    rabbitmq: BrokerUnderTest, tmp_path: Path, kinds: list[Kind]
+) -> None:
+    play(rabbitmq, shared_valkey_url(), tmp_path, kinds, 1, SMALL)
 
 
-def test_killed_workers_lose_no_task_of_redis_streams(tmp_path: Path) -> None:
-    with running_mock(tmp_path, "--profile", "fast", "--seed", "1") as mock:
-        url = shared_valkey_url()
-        books = run_live(kill_workers(url, url, mock, 600, 2, 2))
-    reconcile(books, mock, 600, 2 * CONCURRENCY)
-
-
-@pytest.mark.soak
-@pytest.mark.xdist_group("rabbitmq")
-@pytest.mark.parametrize("broker", ["rabbitmq", "redis"])
-def test_ten_thousand_tasks_survive_killed_workers(tmp_path: Path, broker: str) -> None:
-    with running_mock(tmp_path, "--profile", "fast", "--seed", "1") as mock:
-        url = shared_rabbitmq_url() if broker == "rabbitmq" else shared_valkey_url()
-        books = run_live(kill_workers(url, shared_valkey_url(), mock, 10_000, 6, 3))
-    reconcile(books, mock, 10_000, 6 * CONCURRENCY)
-
-
-async def kill_broker(
-    node: RabbitMQNode | ValkeyProcess, effects_url: str, mock: Mock, tasks: int, seed: int
-) -> EffectStatistics:
-    luck = random.Random(seed)
-    name = unique_prefix()
-    settings = WorkerSettings(
-        node.url, name, mock.url, effects=effects_url, concurrency=CONCURRENCY
-    )
-    effects = RedisEffects(effects_url, name=name)
-    queue = connect(node.url, name, settings.lease_s, settings.levels)
-    workers = [await WorkerProcess.start(settings) for _ in range(WORKERS)]
-    try:
-        producing = asyncio.create_task(produce(queue, tasks))
-        reached = tasks * luck.uniform(0.2, 0.6)
-        await reach(effects, reached)
-        node.kill()
-        if isinstance(node, RabbitMQNode):
-            await node.start()
-        else:
-            await asyncio.to_thread(node.start, *DURABLE)
-        await producing
-        books = await settle(effects, queue, tasks)
-        for worker in workers:
-            assert (await worker.drain())["dead"] == 0
-        return books
-    finally:
-        for worker in workers:
-            await worker.kill()
-        await queue.close()
-        await effects.aclose()
-
-
-def test_a_killed_redis_with_an_append_only_file_loses_no_task(tmp_path: Path) -> None:
-    server = ValkeyProcess()
-    try:
-        server.start(*DURABLE)
-        with running_mock(tmp_path, "--profile", "fast", "--seed", "1") as mock:
-            books = run_live(kill_broker(server, server.url, mock, 600, 4))
-        reconcile(books, mock, 600, WORKERS * CONCURRENCY)
-    finally:
-        server.close()
+@pytest.mark.parametrize("kinds", SMALL_PLANS, ids=" + ".join)
+def test_no_task_of_redis_streams_is_lost(
+    redis: BrokerUnderTest, tmp_path: Path, kinds: list[Kind]
+) -> None:
+    """The store of effects is on the same server, and is killed with it."""
+    play(redis, redis.url, tmp_path, kinds, 2, SMALL)
 
 
 @pytest.mark.soak
 @pytest.mark.xdist_group("rabbitmq")
 @pytest.mark.parametrize("seed", range(3))
-def test_a_killed_rabbitmq_loses_no_task(tmp_path: Path, seed: int) -> None:
-    with private_rabbitmq() as node, running_mock(tmp_path, "--profile", "fast") as mock:
-        books = run_live(kill_broker(node, shared_valkey_url(), mock, 10_000, seed))
-    reconcile(books, mock, 10_000, WORKERS * CONCURRENCY)
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_task_of_ten_thousand_of_rabbitmq_is_lost(
+    rabbitmq: BrokerUnderTest, tmp_path: Path, kind: Kind, seed: int
+) -> None:
+    play(rabbitmq, shared_valkey_url(), tmp_path, [kind] * 3, seed, LARGE)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_task_of_ten_thousand_of_redis_streams_is_lost(
+    redis: BrokerUnderTest, tmp_path: Path, kind: Kind, seed: int
+) -> None:
+    play(redis, redis.url, tmp_path, [kind] * 3, seed, LARGE)

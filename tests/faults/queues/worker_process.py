@@ -1,4 +1,4 @@
-"""One worker as a process of its own: tasks from a broker, calls to the mock, effects in Valkey.
+"""One worker as a process of its own: tasks from a broker, calls to the mock, effects in a store.
 
 `python -m tests.faults.queues.worker_process '{"queue": URL, "name": ..., "mock": URL, ...}'`. It says `{"ready": true}`, drains on
 SIGTERM, and says what it did.
@@ -22,10 +22,10 @@ from reference_impl.processor import AsyncLLMProcessor
 from reference_impl.queues.effects import EffectStore
 from reference_impl.queues.port import MessageQueue, QueuedTask
 from reference_impl.queues.rabbitmq import RabbitMQQueue
-from reference_impl.queues.redis_effects import RedisEffects
 from reference_impl.queues.redis_streams import RedisStreamsQueue
 from reference_impl.task_processor import TaskProcessor
 from reference_impl.telemetry import RequestTrace
+from tests.faults.queues.effects_at import effects_at
 
 
 class WorkerSettings(msgspec.Struct):
@@ -42,7 +42,7 @@ def connect(url: str, name: str, lease_s: float, levels: int) -> MessageQueue:
     """The queue that a URL stands for."""
     options: dict[str, Any] = {"name": name, "lease_s": lease_s, "levels": levels}
     if url.startswith("amqp"):
-        return RabbitMQQueue(url, **options, heartbeat_s=2.0, timeout_s=5.0)
+        return RabbitMQQueue(url, **options, heartbeat_s=1.0, timeout_s=5.0)
     return RedisStreamsQueue(url, **options, timeout_s=2.0)
 
 
@@ -51,7 +51,7 @@ async def main(settings: WorkerSettings) -> None:
     queue = connect(settings.queue, settings.name, settings.lease_s, settings.levels)
     effects: EffectStore | None = None
     if settings.effects:
-        effects = RedisEffects(settings.effects, name=settings.name)
+        effects = effects_at(settings.effects, settings.name)
     llm = HttpMessages(AiohttpTransport(settings.mock), api_key="test", forward_tags=True)
     port = AsyncLLMProcessor(port=llm, retry=RetrySpec(max_attempts=1))
 

@@ -46,10 +46,11 @@ class WorkerProcess:
 
     def pause(self) -> None:
         """SIGSTOP: its connections stay open, and it does nothing."""
-        self._process.send_signal(signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        self._process.send_signal(signal.SIGCONT)
+        """SIGCONT: it goes on where it was, and does not know that it was away."""
+        self._signal(signal.SIGCONT)
 
     async def drain(self) -> dict[str, Any]:
         """SIGTERM; what it says that it did."""
@@ -58,6 +59,11 @@ class WorkerProcess:
             counts = await self._line()
             assert await self._process.wait() == 0
         return counts
+
+    def _signal(self, number: signal.Signals) -> None:
+        """Unless it was killed meanwhile."""
+        if self._process.returncode is None:
+            self._process.send_signal(number)
 
     async def _line(self) -> dict[str, Any]:
         assert self._process.stdout is not None
