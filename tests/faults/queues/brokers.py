@@ -7,9 +7,10 @@ from abc import ABC, abstractmethod
 from typing import Final
 
 from reference_impl.live.services.rabbitmq import RabbitMQNode
+from tests.servers.kafka import shared_kafka_url
 from tests.servers.valkey import ValkeyProcess
 
-__all__ = ["BrokerUnderTest", "RabbitMQUnderTest", "RedisUnderTest"]
+__all__ = ["BrokerUnderTest", "KafkaUnderTest", "RabbitMQUnderTest", "RedisUnderTest"]
 
 # Redis keeps what it accepted only as well as its append-only file does.
 _DURABLE: Final = ("--appendonly", "yes", "--appendfsync", "always")
@@ -95,3 +96,33 @@ class RedisUnderTest(BrokerUnderTest):
 
     def close(self) -> None:
         self._server.close()
+
+
+class KafkaUnderTest(BrokerUnderTest):
+    """librdkafka's mock cluster: one consumer a group, a log in this process's memory, and clients that go where it tells them.
+
+    So it is workers that die here, one at a time: no zombie finds its tasks taken over, no cut is on the way that clients take,
+    and what is not on a disk cannot come back.
+    """
+
+    silence_s = 2.5
+
+    def __init__(self) -> None:
+        address = shared_kafka_url()
+        self.url = f"kafka://{address}"
+        self.port = int(address.rpartition(":")[2])
+
+    def url_at(self, port: int) -> str:
+        return self.url
+
+    def kill(self) -> None:
+        raise AssertionError("its log would be gone")
+
+    async def start(self) -> None:
+        """It runs for as long as this process."""
+
+    def pause(self) -> None:
+        raise AssertionError("it is in this process")
+
+    def resume(self) -> None:
+        raise AssertionError("it is in this process")

@@ -15,7 +15,12 @@ from pathlib import Path
 import pytest
 
 from reference_impl.live.loop import run_live
-from tests.faults.queues.brokers import BrokerUnderTest, RabbitMQUnderTest, RedisUnderTest
+from tests.faults.queues.brokers import (
+    BrokerUnderTest,
+    KafkaUnderTest,
+    RabbitMQUnderTest,
+    RedisUnderTest,
+)
 from tests.faults.queues.plan import Kind, draw_plan
 from tests.faults.queues.trial import Account, Trial, reconcile
 from tests.loadtests.mock.process import running_mock
@@ -63,15 +68,16 @@ def play(
     kinds: Sequence[Kind],
     seed: int,
     tasks: int,
+    workers: int = WORKERS,
 ) -> None:
-    plan = draw_plan(kinds, seed, WORKERS)
+    plan = draw_plan(kinds, seed, workers)
     with running_mock(folder, "--profile", "fast", "--seed", str(seed)) as mock:
 
         async def main() -> Account:
-            return await Trial(broker, effects_url, mock, tasks=tasks, workers=WORKERS).play(plan)
+            return await Trial(broker, effects_url, mock, tasks=tasks, workers=workers).play(plan)
 
         account = run_live(main())
-    reconcile(account, mock, plan, tasks=tasks, workers=WORKERS)
+    reconcile(account, mock, plan, tasks=tasks, workers=workers)
 
 
 @pytest.mark.xdist_group("rabbitmq")
@@ -88,6 +94,10 @@ def test_no_task_of_redis_streams_is_lost(
 ) -> None:
     """The store of effects is on the same server, and is killed with it."""
     play(redis, redis.url, tmp_path, kinds, 2, SMALL)
+
+
+def test_no_task_of_kafka_is_lost(tmp_path: Path) -> None:
+    play(KafkaUnderTest(), shared_valkey_url(), tmp_path, ["worker killed"], 3, SMALL, workers=1)
 
 
 @pytest.mark.soak
@@ -107,3 +117,12 @@ def test_no_task_of_ten_thousand_of_redis_streams_is_lost(
     redis: BrokerUnderTest, tmp_path: Path, kind: Kind, seed: int
 ) -> None:
     play(redis, redis.url, tmp_path, [kind] * 3, seed, LARGE)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("kind", ["worker killed", "worker stopped"])
+def test_no_task_of_ten_thousand_of_kafka_is_lost(tmp_path: Path, kind: Kind, seed: int) -> None:
+    """Its mock allows one consumer; see `KafkaUnderTest` for what that leaves out."""
+    broker = KafkaUnderTest()
+    play(broker, shared_valkey_url(), tmp_path, [kind] * 3, seed, LARGE, workers=1)

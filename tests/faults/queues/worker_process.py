@@ -20,6 +20,7 @@ from reference_impl.llm.http import HttpMessages
 from reference_impl.messages import Call, RequestTag
 from reference_impl.processor import AsyncLLMProcessor
 from reference_impl.queues.effects import EffectStore
+from reference_impl.queues.kafka import KafkaQueue
 from reference_impl.queues.port import MessageQueue, QueuedTask
 from reference_impl.queues.rabbitmq import RabbitMQQueue
 from reference_impl.queues.redis_streams import RedisStreamsQueue
@@ -43,6 +44,8 @@ def connect(url: str, name: str, lease_s: float, levels: int) -> MessageQueue:
     options: dict[str, Any] = {"name": name, "lease_s": lease_s, "levels": levels}
     if url.startswith("amqp"):
         return RabbitMQQueue(url, **options, heartbeat_s=1.0, timeout_s=5.0)
+    if url.startswith("kafka"):
+        return KafkaQueue(url.partition("://")[2], **options, in_group=False)
     return RedisStreamsQueue(url, **options, timeout_s=2.0)
 
 
