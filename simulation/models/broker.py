@@ -22,12 +22,14 @@ from reference_impl.queues.port import DeadLetter, Fate, MessageQueue, QueuedTas
 from simulation.scenario.distributions import AnyDistribution, Constant
 from simulation.scenario.random_streams import UNIFORMS_PER_KEY, uniforms
 
-__all__ = ["Broker", "Outage", "VirtualQueue"]
+__all__ = ["Broker", "Outage", "VirtualQueue", "Way"]
 
 R = TypeVar("R")
 
 # How the broker is away: its process is gone (connections break and are refused), or it hangs (nothing is answered).
 Outage = Literal["refusing", "hanging"]
+# up: from a process to the broker. down: back.
+Way = Literal["up", "down"]
 
 
 class Broker:
@@ -158,6 +160,7 @@ class VirtualQueue(MessageQueue):
         self._consumer = broker.connect()
         self._closed = False
         self._mended: asyncio.Event | None = None
+        self._cut_ways: tuple[Way, ...] = ()
         self._given_up: asyncio.TimerHandle | None = None
 
     # -- faults -------------------------------------------------------------------------------------------------------
@@ -167,22 +170,29 @@ class VirtualQueue(MessageQueue):
         self._closed = True
         self._broker.disconnect(self._consumer, lost=True)
 
-    def cut(self) -> None:
-        """No message passes from now on; the broker notices when it misses the heartbeats."""
+    def cut(self, ways: tuple[Way, ...] = ("up", "down")) -> None:
+        """No message passes these ways from now on; a broker that misses the heartbeats notices."""
         if self._mended is None:
             self._mended = asyncio.Event()
-            self._given_up = asyncio.get_running_loop().call_later(
-                self._broker.heartbeat_s, self._give_up, self._consumer
-            )
+            self._cut_ways = ways
+            if "up" in ways:
+                self._given_up = asyncio.get_running_loop().call_later(
+                    self._broker.heartbeat_s, self._give_up, self._consumer
+                )
 
     def mend(self) -> None:
         """Messages pass again."""
         if self._mended is not None:
             self._mended.set()
             self._mended = None
+            self._cut_ways = ()
         if self._given_up is not None:
             self._given_up.cancel()
             self._given_up = None
+
+    def reset(self) -> None:
+        """The connection breaks, and both ends are told."""
+        self._give_up(self._consumer)
 
     def _give_up(self, consumer: int) -> None:
         self._broker.disconnect(consumer, lost=True)
@@ -195,12 +205,12 @@ class VirtualQueue(MessageQueue):
 
         async def publish() -> None:
             consumer = await self._connected()
-            await self._cross(consumer)
+            await self._cross(consumer, "up")
             await broker.serve(len(encoded), broker.confirm_s)
             self._check(consumer)
             book.add(consumer, encoded, self._now())
             broker.changed.set()
-            await self._cross(consumer)
+            await self._cross(consumer, "down")
 
         await self._within_time(publish())
         return [task.task_id for task in tasks]
@@ -210,7 +220,7 @@ class VirtualQueue(MessageQueue):
 
         async def ask() -> int:
             consumer = await self._connected()
-            await self._cross(consumer)
+            await self._cross(consumer, "up")
             await broker.serve()
             return consumer
 
@@ -225,7 +235,7 @@ class VirtualQueue(MessageQueue):
         taken = await await_tasks(next_due_s, broker.changed, take, wait_s)
         if taken:
             try:
-                await self._within_time(self._cross(consumer))
+                await self._within_time(self._cross(consumer, "down"))
             except asyncio.CancelledError:
                 # What was on its way to somebody who is not waiting any more is handed back, as a client library does.
                 for task in taken:
@@ -281,12 +291,12 @@ class VirtualQueue(MessageQueue):
 
         async def ask() -> R:
             consumer = await self._connected()
-            await self._cross(consumer)
+            await self._cross(consumer, "up")
             await self._broker.serve(messages)
             self._check(consumer)
             answer = command(self._broker.book, consumer, self._now())
             self._broker.changed.set()
-            await self._cross(consumer)
+            await self._cross(consumer, "down")
             return answer
 
         return await self._within_time(ask())
@@ -307,10 +317,10 @@ class VirtualQueue(MessageQueue):
             self._consumer = self._broker.connect()
         return self._consumer
 
-    async def _cross(self, consumer: int) -> None:
+    async def _cross(self, consumer: int, way: Way) -> None:
         """One message's way, over the connection on which it was sent."""
         await asyncio.sleep(self._latency_s())
-        while self._mended is not None:
+        while self._mended is not None and way in self._cut_ways:
             await self._mended.wait()
         self._check(consumer)
 
