@@ -46,7 +46,7 @@ class _Lane:
         self._one_way_s = one_way_s
         self._travelling: deque[bytes | _Sign] = deque()
         self._waiting: deque[bytes | _Sign] = deque()
-        self._waiting_bytes = 0
+        self.waiting_bytes = 0
 
     def send(self, item: bytes | _Sign) -> None:
         if self._one_way_s > 0:
@@ -60,8 +60,8 @@ class _Lane:
         while self._waiting and not self.cut and self.target is not None:
             item = self._waiting.popleft()
             self._deliver(self.target, item)
-        self._waiting_bytes = sum(len(item) for item in self._waiting if isinstance(item, bytes))
-        if self._waiting_bytes < _WINDOW_BYTES:
+        self.waiting_bytes = sum(len(item) for item in self._waiting if isinstance(item, bytes))
+        if self.waiting_bytes < _WINDOW_BYTES:
             self._source.listen(True)
 
     def _arrive(self) -> None:
@@ -70,8 +70,8 @@ class _Lane:
     def _pass_on(self, item: bytes | _Sign) -> None:
         if self.cut or self.target is None or self._waiting:
             self._waiting.append(item)
-            self._waiting_bytes += len(item) if isinstance(item, bytes) else 0
-            if self._waiting_bytes >= _WINDOW_BYTES:
+            self.waiting_bytes += len(item) if isinstance(item, bytes) else 0
+            if self.waiting_bytes >= _WINDOW_BYTES:
                 self._source.listen(False)
         else:
             self._deliver(self.target, item)
@@ -188,6 +188,11 @@ class Connection:
         self._forgotten = True
         self.cut()
 
+    @property
+    def waiting_bytes(self) -> int:
+        """What was sent into the cut and waits."""
+        return sum(lane.waiting_bytes for lane in self._lanes.values())
+
     def reset(self) -> None:
         """Both ends are told that it is gone."""
         self._near.reset()
@@ -247,6 +252,11 @@ class Link:
             if forget:
                 connection.forget()
             connection.mend()
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What was sent into the cut and waits, over all connections."""
+        return sum(connection.waiting_bytes for connection in self.connections)
 
     def refuse(self) -> None:
         """Reset every connection, and those to come, until it is mended."""

@@ -211,7 +211,9 @@ def test_a_connection_can_be_half_open(run: Run) -> None:
         writer.write(b"heard\n")
         await server.has_heard(b"heard\n")
         await nothing_comes(reader)
+        assert link.waiting_bytes == len(b"HEARD\n")
         link.mend()
+        assert link.waiting_bytes == 0
         assert await reader.readline() == b"HEARD\n"
         link.cut(("up",))
         writer.write(b"unheard\n")

@@ -69,6 +69,8 @@ class Trial:
         self._done = 0
         self._progress = asyncio.Condition()
         self._played = 0
+        self._sent = 0
+        self._sending = False
 
     async def play(self, plan: Sequence[Fault]) -> Account:
         """Returns when every task took effect and the workers have drained."""
@@ -104,13 +106,17 @@ class Trial:
                 QueuedTask(str(number), "call", {"n": number}, number % 3, max_retries=50)
                 for number in range(start, min(start + _BATCH, self._tasks))
             ]
-            await self._reach(start - _AHEAD)
+            await self._reach(start - min(_AHEAD, self._tasks // 4))
             while True:
+                self._sending = True
                 try:
                     await queue.enqueue_many(batch)
                     break
                 except QueueUnavailable:
                     await asyncio.sleep(0.2)
+                finally:
+                    self._sending = False
+            self._sent += len(batch)
 
     async def _watch(self) -> None:
         """Note how many tasks have taken effect."""
@@ -146,12 +152,24 @@ class Trial:
         else:
             link = producers if whom == "producer" else self._links[fault.victim]
             if how == "reset":
+                if link is producers:
+                    await self._hold_a_confirm(link)
                 link.reset()
+                link.mend()
             else:
                 link.cut(fault.ways)
                 await asyncio.sleep(lasts_s)
                 link.mend(forget=fault.forget)
         self._played += 1
+
+    async def _hold_a_confirm(self, link: Link) -> None:
+        """Cut the way back, until the broker has accepted tasks and its word of it is on the way."""
+        link.cut(("down",))
+        while not self._sending and self._sent < self._tasks:
+            await asyncio.sleep(_LOOK_S)
+        before = link.waiting_bytes
+        while self._sending and link.waiting_bytes == before:
+            await asyncio.sleep(_LOOK_S)
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
