@@ -7,10 +7,11 @@ here, and its way costs half as much again.
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
-from typing import Any, Final, NamedTuple
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, TypeVar
 
 import aiormq
 from aiormq.abc import DeliveredMessage
@@ -26,6 +27,35 @@ from reference_impl.queues.starting import without_password
 __all__ = ["CONFIRMS_IN_FLIGHT", "Publication", "RabbitMQSession"]
 
 CONFIRMS_IN_FLIGHT: Final = 200
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@contextmanager
+def _closed_is_an_error(ended: asyncio.Event) -> Iterator[None]:
+    """aiormq cancels what waits for an answer when its connection closes. Nobody had cancelled the caller: an error."""
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        caller = asyncio.current_task()
+        if caller is None or caller.cancelling():
+            raise
+        ended.set()
+        raise aiormq.exceptions.ChannelInvalidStateError("the connection closed") from error
+
+
+def _asking(
+    method: Callable[Concatenate[RabbitMQSession, P], Awaitable[R]],
+) -> Callable[Concatenate[RabbitMQSession, P], Coroutine[Any, Any, R]]:
+    """A method of the session that waits for answers."""
+
+    @functools.wraps(method)
+    async def call(self: RabbitMQSession, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with _closed_is_an_error(self.ended):
+            return await method(self, *args, **kwargs)
+
+    return call
 
 
 class Publication(NamedTuple):
@@ -62,18 +92,22 @@ class RabbitMQSession:
             where = where.update_query(heartbeat=str(max(1, round(heartbeat_s))))
         try:
             async with asyncio.timeout(timeout_s):
-                self._connection = await aiormq.connect(where)
-                self._connection.closing.add_done_callback(self._on_close)
-                self._publisher = await self._channel(confirms=True)
-                self._consumer = await self._channel(confirms=False)
-                await self._check_levels(without_password(url))
-                await self._declare()
+                await self._set_up(where)
         except AMQP_ERRORS as error:
             await self.close()
             raise translated(error, without_password(url)) from error
         except BaseException:
             await self.close()
             raise
+
+    @_asking
+    async def _set_up(self, url: URL) -> None:
+        self._connection = await aiormq.connect(url)
+        self._connection.closing.add_done_callback(self._on_close)
+        self._publisher = await self._channel(confirms=True)
+        self._consumer = await self._channel(confirms=False)
+        await self._check_levels(without_password(str(url)))
+        await self._declare()
 
     async def _declare(self) -> None:
         """The least urgent last: where it exists, all do."""
@@ -105,12 +139,15 @@ class RabbitMQSession:
         self.ended.set()
         if self._connection is not None and not self._connection.is_closed:
             try:
-                if self._consumer is not None:
-                    # Which waits, so that the last acknowledgements arrive.
-                    await self._consumer.close()
-                await self._connection.close()
+                await self._say_farewell()
             except AMQP_ERRORS:
                 return  # it is gone either way
+
+    @_asking
+    async def _say_farewell(self) -> None:
+        if self._consumer is not None:
+            await self._consumer.close()  # which waits, so that the last acknowledgements arrive
+        await self._connection.close()
 
     @property
     def is_open(self) -> bool:
@@ -118,6 +155,7 @@ class RabbitMQSession:
 
     # -- publishing ---------------------------------------------------------------------------------------------------
 
+    @_asking
     async def publish(self, publication: Publication) -> None:
         """Returns when the broker has confirmed it. Raises QueueFull, or one of AMQP_ERRORS."""
         answer = await self._publisher.basic_publish(
@@ -155,6 +193,7 @@ class RabbitMQSession:
         for publication in left:
             await self.publish(publication)
 
+    @_asking
     async def delay_exchange(self, tier_ms: int) -> str:
         """The exchange of a delay queue, which is made if need be."""
         name = self.layout.delay_name(tier_ms)
@@ -169,6 +208,7 @@ class RabbitMQSession:
 
     # -- consuming ----------------------------------------------------------------------------------------------------
 
+    @_asking
     async def consume(
         self, prefetch: int, receive: Callable[[int, DeliveredMessage], Awaitable[None]]
     ) -> None:
@@ -182,6 +222,7 @@ class RabbitMQSession:
             ok = await self._consumer.basic_consume(queue, _receiver(receive, level))
             self._tags.append(ok.consumer_tag)
 
+    @_asking
     async def stop_consuming(self) -> None:
         former, self._tags = self._tags, []
         for tag in former:
@@ -191,15 +232,18 @@ class RabbitMQSession:
         """Whether the broker still knows every consumer: it cancels those of a queue that is deleted or moved."""
         return all(tag in self._consumer.consumers for tag in self._tags)
 
+    @_asking
     async def ack(self, tag: int) -> None:
         await self._consumer.basic_ack(tag, wait=False)
 
+    @_asking
     async def requeue(self, tag: int) -> None:
         """Back to its place in its queue; the broker counts a delivery."""
         await self._consumer.basic_nack(tag, requeue=True, wait=False)
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
+    @_asking
     async def message_counts(self, queues: Sequence[str]) -> list[int]:
         """Messages that wait in each queue; 0 for one that does not exist."""
         counts = []
@@ -217,8 +261,9 @@ class RabbitMQSession:
     @asynccontextmanager
     async def looking_at(self, queue: str) -> AsyncIterator[Look]:
         """The messages of a queue, once nobody else looks at them; those not taken away stay where they are."""
-        async with self._looking, looking_at(self._look_channel, queue) as look:
-            yield look
+        with _closed_is_an_error(self.ended):
+            async with self._looking, looking_at(self._look_channel, queue) as look:
+                yield look
 
     async def _look_channel(self) -> Any:
         return await self._channel(confirms=False, essential=False)

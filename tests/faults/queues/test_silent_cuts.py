@@ -27,6 +27,15 @@ def task(name: str) -> QueuedTask:
     return QueuedTask(name, "call", None)
 
 
+async def send(queue: MessageQueue, sent: QueuedTask) -> None:
+    while True:
+        try:
+            await queue.enqueue(sent)
+        except QueueUnavailable:
+            continue
+        return
+
+
 async def take(queue: MessageQueue) -> str:
     """As a processor does it: a broker that is away is asked again."""
     while True:
@@ -48,7 +57,7 @@ def redis(url: str, name: str) -> MessageQueue:
     return RedisStreamsQueue(url, name=name, lease_s=LEASE_S, levels=1, timeout_s=TIMEOUT_S)
 
 
-@pytest.mark.parametrize(
+BROKERS = pytest.mark.parametrize(
     ("broker", "make"),
     [
         # aiormq gives a silent broker up after three times its heartbeat and one second.
@@ -61,6 +70,9 @@ def redis(url: str, name: str) -> MessageQueue:
     ],
     ids=["rabbitmq", "redis"],
 )
+
+
+@BROKERS
 def test_a_consumer_whose_connections_died_silently_is_served_again(
     broker: Callable[[], str], make: Callable[[str, str], MessageQueue]
 ) -> None:
@@ -91,5 +103,32 @@ def test_a_consumer_whose_connections_died_silently_is_served_again(
                 assert await far.nack("retried", 0.1) == "retry"
                 assert await take(far) == "retried"
                 assert await far.ack("retried")
+
+    run_live(main())
+
+
+@BROKERS
+def test_a_producer_whose_connection_died_silently_is_heard_again(
+    broker: Callable[[], str], make: Callable[[str, str], MessageQueue]
+) -> None:
+    url, name = broker(), unique_prefix()
+    port = int(url.rsplit(":", 1)[1].partition("/")[0])
+
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            near = make(url, name)
+            stack.push_async_callback(near.close)
+            link = await stack.enter_async_context(Link(port))
+            far = make(url.replace(f":{port}/", f":{link.port}/"), name)
+            stack.push_async_callback(far.close)
+            async with asyncio.timeout(LIMIT_S):
+                await far.enqueue(task("before"))
+                link.cut()
+                with pytest.raises(QueueUnavailable):
+                    await far.enqueue(task("lost"))
+                link.mend(forget=True)
+                await send(far, task("after"))
+                assert await take(near) == "before"
+                assert await take(near) == "after"
 
     run_live(main())
