@@ -110,7 +110,9 @@ class KafkaQueue(BrokerQueue[Any, Place]):
         receiver = await self._receiving()
         receiver.wanted = max_tasks
         until_s = asyncio.get_running_loop().time() + max(wait_s, _ON_THE_WAY_S)
-        return await self._await_tasks(max_tasks, until_s)
+        tasks = await self._await_tasks(max_tasks, until_s)
+        receiver.took()
+        return tasks
 
     async def ack_many(self, task_ids: Sequence[str]) -> list[bool]:
         self._check_open()

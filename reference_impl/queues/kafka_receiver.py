@@ -1,6 +1,6 @@
 """Tasks that are fetched from Kafka, and which of their offsets may be committed.
 
-A consumer that has enough pauses its partitions and goes on polling, so it is never taken for dead while a handler runs.
+A consumer that has enough goes on polling, for nothing, so it is never taken for dead while a handler runs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from aiokafka import ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import IllegalStateError, KafkaError
+from aiokafka.errors import KafkaError
 
 from reference_impl.queues.codec import decode_task
 from reference_impl.queues.counts import Counts
@@ -30,6 +30,8 @@ _POLL_MS: Final = 50
 _PAUSE_S: Final = 0.2
 # Records that are no tasks and could not be buried yet, beyond which nothing more is fetched.
 _MOST_UNREADABLE: Final = 100
+# Who asks for so many at once wants throughput.
+_MANY: Final = 50
 
 
 class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -63,17 +65,25 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]
         self._clock = clock
         self._unreadable: deque[tuple[Place, bytes, str]] = deque()
         self._unreadable_came = asyncio.Event()
+        self._taken = asyncio.Event()
+
+    def took(self) -> None:
+        """Something was handed out, so that more may be wanted."""
+        self._taken.set()
 
     async def fetch(self) -> None:
         """Until it is cancelled."""
         while True:
+            self._taken.clear()
+            wanted = self._wanted_partitions()
+            all_wanted = len(wanted) == len(self._consumer.assignment())
+            self._pause_others(wanted)
             try:
-                self._pause_what_is_enough()
                 fetched = await self._consumer.getmany(
-                    timeout_ms=_POLL_MS, max_records=max(self.wanted, 10)
+                    *self._asked_for(wanted),
+                    timeout_ms=_POLL_MS if all_wanted else 0,
+                    max_records=max(self.wanted, 10),
                 )
-            except IllegalStateError:
-                continue  # a partition was taken away between two calls
             except KafkaError as error:
                 logger.warning("Kafka is away, trying on: %s", error)
                 await asyncio.sleep(_PAUSE_S)
@@ -82,14 +92,42 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]
             for partition, records in fetched.items():
                 for record in records:
                     self._receive(partition, record)
+            if not (all_wanted or fetched):
+                await self._until_taken()
 
-    def _pause_what_is_enough(self) -> None:
-        many_unreadable = len(self._unreadable) >= _MOST_UNREADABLE
+    def _wanted_partitions(self) -> list[TopicPartition]:
+        """Of the classes of which there is not enough."""
+        if len(self._unreadable) >= _MOST_UNREADABLE:
+            return []
+        return [
+            partition
+            for partition in sorted(self._consumer.assignment())
+            if self._inbox.waiting_in(self._topics.level_of(partition.topic)) < self.wanted
+        ]
+
+    def _asked_for(self, wanted: list[TopicPartition]) -> list[TopicPartition]:
+        """Nothing named stands for all; a partition that is not ours gives nothing, and the group sees that we are alive."""
+        if self.wanted < _MANY:
+            return []
+        return wanted or [self._topics.dead_partition]
+
+    def _pause_others(self, wanted: list[TopicPartition]) -> None:
+        """Only where few are taken at a time.
+
+        A pause throws away what was fetched and not asked for yet, so the next request is answered at once, and brings what
+        is more urgent by now. Who takes many would fetch all of it again and again.
+        """
         for partition in self._consumer.assignment():
-            waiting = self._inbox.waiting_in(self._topics.level_of(partition.topic))
-            enough = many_unreadable or waiting >= self.wanted
-            if enough != (partition in self._consumer.paused()):
-                (self._consumer.pause if enough else self._consumer.resume)(partition)
+            pause = self.wanted < _MANY and partition not in wanted
+            if pause != (partition in self._consumer.paused()):
+                (self._consumer.pause if pause else self._consumer.resume)(partition)
+
+    async def _until_taken(self) -> None:
+        try:
+            async with asyncio.timeout(_POLL_MS / 1000):
+                await self._taken.wait()
+        except TimeoutError:
+            return
 
     def _receive(self, partition: TopicPartition, record: Any) -> None:
         place = self._offsets.delivered(partition, record.offset)

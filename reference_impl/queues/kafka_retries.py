@@ -1,7 +1,7 @@
 """Retries on Kafka: topics in which tasks wait.
 
 Kafka delivers in order and delays nothing, so a task that must wait goes through topics with a fixed wait each. In such a topic
-the oldest is due first; what follows waits unread, with its partition paused, and the consumer polls on, so that the group never
+the oldest is due first; what follows waits unread, and the consumer polls on, so that the group never
 takes it for dead. A task goes from a longer topic to shorter ones until its instant has come.
 """
 
@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 __all__ = ["RetryForwarder", "retry_headers", "retry_topic", "retry_topics"]
@@ -69,14 +70,21 @@ class RetryForwarder:
                 await asyncio.sleep(_PAUSE_S)
 
     async def _step(self) -> None:
-        fetched = await self._consumer.getmany(timeout_ms=_POLL_MS, max_records=_MOST_AT_ONCE)
+        assigned = self._consumer.assignment()
+        # Not paused, because that throws away what is fetched already. Asked for a partition that is not its own, the
+        # consumer gives nothing, and the group sees that it is alive.
+        read = [p for p in sorted(assigned) if not self._waiting.get(p)]
+        fetched = await self._consumer.getmany(
+            *(read or [TopicPartition(f"{self._name}.dead", 0)]),
+            timeout_ms=_POLL_MS,
+            max_records=_MOST_AT_ONCE,
+        )
         # All of them before anything can fail: what was fetched is not fetched again.
         for partition, records in fetched.items():
             self._waiting.setdefault(partition, deque()).extend(records)
         assigned = self._consumer.assignment()
         for partition in [p for p in self._waiting if p not in assigned]:
             del self._waiting[partition]
-        self._consumer.pause(*(p for p, records in self._waiting.items() if records))
         for partition, records in self._waiting.items():
             last = None
             while records and self._is_over(records[0]):
@@ -85,8 +93,6 @@ class RetryForwarder:
                 records.popleft()
             if last is not None:
                 await self._consumer.commit({partition: last.offset + 1})
-            if not records and partition in self._consumer.paused():
-                self._consumer.resume(partition)
 
     def _is_over(self, record: Any) -> bool:
         """Whether the wait of its topic is over, or its own instant has come."""
