@@ -4,7 +4,9 @@
 
 Rounds alternate and medians are told. `published` and `consumed` are messages a second by the clock, because part of the work is
 another process; `cpu_ms` is this process's CPU time a message for both. Ours and bare aio-pika use the same kind of queue
-(quorum), persistent messages and 200 confirms in flight; taskiq-aio-pika its own default, a classic queue.
+(quorum), persistent messages and 200 confirms in flight; taskiq-aio-pika its own default, a classic queue. Kafka is librdkafka's
+mock cluster, whose threads run in this process, so the CPU time of both Kafka rows has it too. `memory_single` enqueues, dequeues
+and acknowledges one by one; the others in batches of 100.
 """
 
 from __future__ import annotations
@@ -18,15 +20,18 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aio_pika
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from redis.asyncio import Redis
 from taskiq_aio_pika import AioPikaBroker
 
 from reference_impl.live.loop import run_live
 from reference_impl.queues.codec import encode_task
+from reference_impl.queues.kafka import KafkaQueue
 from reference_impl.queues.memory import MemoryQueue
 from reference_impl.queues.port import MessageQueue, QueuedTask
 from reference_impl.queues.rabbitmq import RabbitMQQueue
 from reference_impl.queues.redis_streams import RedisStreamsQueue
+from tests.servers.kafka import shared_kafka_url
 from tests.servers.rabbitmq import private_rabbitmq
 from tests.servers.valkey import ValkeyProcess
 
@@ -73,10 +78,69 @@ async def _ours(queue: MessageQueue, number: int) -> tuple[float, float, float]:
             left -= len(taken)
 
     await queue.statistics()  # connected and declared, as the others are before they are timed
+    if isinstance(queue, KafkaQueue):
+        await queue.dequeue()  # its consumers too
     try:
         return await _timed(publish(), consume)
     finally:
         await queue.close()
+
+
+async def _memory_single(number: int) -> tuple[float, float, float]:
+    queue = MemoryQueue()
+    given = tasks(number)
+
+    async def publish() -> None:
+        for task in given:
+            await queue.enqueue(task)
+
+    async def consume() -> None:
+        for _ in range(number):
+            task = await queue.dequeue(5.0)
+            assert task is not None
+            await queue.ack(task.task_id)
+
+    return await _timed(publish(), consume)
+
+
+async def _bare_aiokafka(url: str, name: str, number: int) -> tuple[float, float, float]:
+    """As our adapter uses it: an idempotent producer, commits once a batch was worked on, no group."""
+    producer: Any = AIOKafkaProducer(bootstrap_servers=url, enable_idempotence=True)
+    consumer: Any = AIOKafkaConsumer(
+        bootstrap_servers=url,
+        group_id=name,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        fetch_max_wait_ms=50,
+    )
+    await producer.start()
+    await producer.partitions_for(name)
+    await consumer.start()
+    partition = TopicPartition(name, 0)
+    consumer.assign([partition])
+    bodies = [encode_task(task) for task in tasks(number)]
+
+    async def publish() -> None:
+        for start in range(0, number, BATCH):
+            batch = bodies[start : start + BATCH]
+            await asyncio.gather(*[await producer.send(name, body, partition=0) for body in batch])
+
+    async def consume() -> None:
+        left = number
+        while left:
+            fetched = await consumer.getmany(timeout_ms=50, max_records=BATCH)
+            for record in fetched.get(partition, []):
+                json.loads(record.value)
+                left -= 1
+                position = record.offset + 1
+            if fetched:
+                await consumer.commit({partition: position})
+
+    try:
+        return await _timed(publish(), consume)
+    finally:
+        await consumer.stop()
+        await producer.stop()
 
 
 async def _bare_aio_pika(url: str, name: str, number: int) -> tuple[float, float, float]:
@@ -181,11 +245,14 @@ async def _bare_redis(url: str, name: str, number: int) -> tuple[float, float, f
         await client.aclose()
 
 
-async def measure(amqp: str, redis: str, messages: int, rounds: int) -> dict[str, float]:
+async def measure(
+    amqp: str, redis: str, kafka: str, messages: int, rounds: int
+) -> dict[str, float]:
     many = messages * 5
 
     contenders: dict[str, tuple[int, Round]] = {
         "memory": (many, lambda _: _ours(MemoryQueue(), many)),
+        "memory_single": (many, lambda _: _memory_single(many)),
         "redis_streams_batched": (
             many,
             lambda n: _ours(RedisStreamsQueue(redis, name=f"ours-{n}"), many),
@@ -196,6 +263,11 @@ async def measure(amqp: str, redis: str, messages: int, rounds: int) -> dict[str
             lambda n: _ours(RabbitMQQueue(amqp, name=f"ours-{n}", levels=3), messages),
         ),
         "aio_pika": (messages, lambda n: _bare_aio_pika(amqp, f"bare-{n}", messages)),
+        "kafka": (
+            many,
+            lambda n: _ours(KafkaQueue(kafka, name=f"ours-{n}", levels=3, in_group=False), many),
+        ),
+        "aiokafka": (many, lambda n: _bare_aiokafka(kafka, f"bare-{n}", many)),
         "taskiq": (messages, lambda n: _taskiq(amqp, f"taskiq-{n}", messages)),
     }
     taken: dict[str, list[tuple[float, float, float]]] = {name: [] for name in contenders}
@@ -210,9 +282,10 @@ async def measure(amqp: str, redis: str, messages: int, rounds: int) -> dict[str
         result[f"{name}_consumed_per_s"] = count / statistics.median(t[1] for t in taken[name])
         result[f"{name}_per_s"] = count / statistics.median(t[0] + t[1] for t in taken[name])
         result[f"{name}_cpu_ms"] = 1e3 * statistics.median(t[2] for t in taken[name]) / count
-    for phase in ("published_", "consumed_", ""):
-        ratio = result[f"rabbitmq_{phase}per_s"] / result[f"aio_pika_{phase}per_s"]
-        result[f"rabbitmq_{phase}ratio_to_aio_pika"] = ratio
+    for ours, bare in (("rabbitmq", "aio_pika"), ("kafka", "aiokafka")):
+        for phase in ("published_", "consumed_", ""):
+            ratio = result[f"{ours}_{phase}per_s"] / result[f"{bare}_{phase}per_s"]
+            result[f"{ours}_{phase}ratio_to_{bare}"] = ratio
     return result
 
 
@@ -223,7 +296,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="alternating rounds (default 3)")
     options = parser.parse_args()
     with ValkeyProcess() as valkey, private_rabbitmq() as rabbitmq:
-        result = run_live(measure(rabbitmq.url, valkey.url, options.messages, options.rounds))
+        urls = rabbitmq.url, valkey.url, shared_kafka_url()
+        result = run_live(measure(*urls, options.messages, options.rounds))
     if options.json:
         print(json.dumps(result))
     else:
