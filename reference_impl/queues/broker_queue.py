@@ -2,7 +2,8 @@
 received into an `Inbox` and waited for there.
 
 An adapter says how to open its session, how to send, and what the broker calls it to give a task back; see the abstract methods
-at the end. When tasks arrive it puts them into `_inbox`.
+at the end. When tasks arrive it puts them into `_inbox`. Each is one class in one module, some 300 lines with its documented
+arguments, so that what it does is read in one place.
 """
 
 from __future__ import annotations
