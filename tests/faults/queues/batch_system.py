@@ -97,13 +97,16 @@ def play(
 
 async def kill_an_instance() -> None:
     """SIGKILL to the oldest instance among the processes below this one."""
-    instances = [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if {"reference_impl.service", "instance"} <= set(process.cmdline())
-    ]
+    instances = [p for p in psutil.Process().children(recursive=True) if _is_instance(p)]
     assert instances
     min(instances, key=psutil.Process.create_time).send_signal(signal.SIGKILL)
+
+
+def _is_instance(process: psutil.Process) -> bool:
+    try:
+        return {"reference_impl.service", "instance"} <= set(process.cmdline())
+    except psutil.NoSuchProcess:  # it has ended, perhaps before anybody looked
+        return False
 
 
 async def _submit(url: str, requests: int, plan: Sequence[tuple[int, Fault]]) -> str:

@@ -149,7 +149,7 @@ def test_a_rabbitmq_queue_that_was_declared_otherwise_is_named_with_the_option_f
     asyncio.run(fill(url, name, delivery_limit=7, capacity=100))
     result = invoke(url, "status", "--name", name)
     assert result.exit_code != 0
-    assert "inequivalent arg 'x-" in result.stderr
+    assert "was made with capacity (x-max-length) 100, here it is none" in result.stderr
     assert "--delivery-limit and --capacity" in result.stderr
     assert result.stderr.count("\n") == 1
     declared = ("--delivery-limit", "7", "--capacity", "100")
