@@ -193,7 +193,7 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(work)
     except QueueMismatch as error:
         hint = " (--delivery-limit and --capacity say how it was declared)"
-        shown = hint if "PRECONDITION" in str(error) else ""
+        shown = hint if "(x-" in str(error) else ""
         raise click.ClickException(" ".join(str(error).split()) + shown) from error
     except QueueError as error:
         raise click.ClickException(" ".join(str(error).split())) from error

@@ -289,10 +289,14 @@ class RabbitMQQueue(BrokerQueue[RabbitMQSession, Receipt]):
         await session.open(self._url, self._heartbeat_s, self._timeout_s)
         if self._prefetch:
             try:
-                await session.consume(self._prefetch, self._receiver(session).receive)
+                async with asyncio.timeout(self._timeout_s):
+                    await session.consume(self._prefetch, self._receiver(session).receive)
             except AMQP_ERRORS as error:
                 await session.close()
                 raise self._translated(error) from error
+            except BaseException:
+                await session.close()  # else it would hold tasks that nobody hands out
+                raise
         if self._keeper is None:
             self._keeper = asyncio.create_task(self._keep(), name="background:rabbitmq-keeper")
         return session
@@ -316,22 +320,24 @@ class RabbitMQQueue(BrokerQueue[RabbitMQSession, Receipt]):
         while True:
             await asyncio.sleep(min(self.lease_s / LOOKS_PER_LEASE, _LONGEST_LOOK_S))
             try:
-                async with self._translating():
-                    await self._look_after(self._session)
+                await self._look_after(self._session)
             except QueueError as error:
                 logger.warning("RabbitMQ is away, trying on: %s", error)
 
     async def _look_after(self, session: RabbitMQSession | None) -> None:
-        if session is not None and session.is_open and not session.consumers_are_there():
+        if session is None or not session.is_open:
+            if self._prefetch:
+                # Outside of an exchange: it has limits of its own, and what is cut off half-way begins anew.
+                await self._connected()
+            elif session is not None:
+                await session.close()  # so that the broker has what came through it
+        elif not session.consumers_are_there():
             session.ended.set()
-        if session is not None and session.is_open:
-            await self._end_leases(session)
-            if not (self._asked or self._waiting) and self._inbox.waiting():
-                await self._hand_back_unwanted(session)
-        elif self._prefetch:
-            await self._connected()
-        elif session is not None:
-            await session.close()  # so that the broker has what came through it
+        else:
+            async with self._translating():
+                await self._end_leases(session)
+                if not (self._asked or self._waiting) and self._inbox.waiting():
+                    await self._hand_back_unwanted(session)
         self._asked = False
 
     async def _end_leases(self, session: RabbitMQSession) -> None:

@@ -110,15 +110,19 @@ class RabbitMQSession:
         await self._declare()
 
     async def _declare(self) -> None:
-        """The least urgent last: where it exists, all do."""
+        """The least urgent class after the others: where it exists, they do.
+
+        The dead letters last of all: a broker that is killed within seconds of a queue's making may bring the youngest back
+        without a leader, and nobody waits for that one.
+        """
         layout = self.layout
-        await self._publisher.queue_declare(
-            layout.dead, durable=True, arguments=layout.dead_arguments
-        )
         for queue in reversed(layout.classes):
             await self._publisher.queue_declare(
                 queue, durable=True, arguments=layout.class_arguments
             )
+        await self._publisher.queue_declare(
+            layout.dead, durable=True, arguments=layout.dead_arguments
+        )
 
     async def _check_levels(self, where: str) -> None:
         """Tasks of classes that one side does not know would never be handed out there. Raises QueueMismatch."""
