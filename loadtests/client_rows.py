@@ -14,7 +14,6 @@ import msgspec
 from reference_impl.telemetry import Outcome
 
 __all__ = [
-    "ATTEMPT_STRIDE",
     "ROWS_PATTERN",
     "ClientRow",
     "RowWriter",
@@ -23,8 +22,6 @@ __all__ = [
 ]
 
 ROWS_PATTERN: Final = "client-*.jsonl"
-# Attempts of the client are this far apart in the tag, so that they never share luck with those of a processor behind.
-ATTEMPT_STRIDE: Final = 100
 
 
 class ClientRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
-from loadtests.client_rows import ATTEMPT_STRIDE, ClientRow, read_client_rows
+from loadtests.client_rows import ClientRow, read_client_rows
 from loadtests.stack import MOCK_LOG
+from reference_impl.messages import ATTEMPT_STRIDE
 from reference_impl.telemetry import RequestRecord, RequestTrace, StationSample, SystemEvent
 from reference_impl.telemetry.run_folder import RunWriter
 from reference_impl.telemetry.run_log import EVENTS_PATTERN, STATIONS_PATTERN, TRACES_PATTERN

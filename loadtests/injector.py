@@ -18,11 +18,11 @@ import msgspec
 from gevent.event import Event
 from gevent.pool import Group
 
-from loadtests.client_rows import ATTEMPT_STRIDE, ClientRow, RowWriter
+from loadtests.client_rows import ClientRow, RowWriter
 from loadtests.http_client import HttpClient
 from loadtests.metrics import ClientMetrics
 from loadtests.reply import Reply
-from reference_impl.messages import TAG_HEADER, RequestTag
+from reference_impl.messages import ATTEMPT_STRIDE, TAG_HEADER, RequestTag
 from reference_impl.prices import load_prices
 from reference_impl.telemetry import Outcome
 from simulation.scenario.prompts import request_body

@@ -112,6 +112,7 @@ class GatewayService:
                 queue,
                 clock,
                 max_retries=config.deployment.queue.max_retries,
+                compute=compute,
             )
         self.app = gateway_app(
             messages,

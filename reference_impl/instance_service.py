@@ -96,7 +96,7 @@ class InstanceService:
             )
             self._tasks.append(asyncio.create_task(sender.run(), name="background:heartbeat"))
         if self._batches is not None:
-            self._batches.start(self._instance)
+            self._batches.start(self._instance, lambda _key, call: self._run_log.trace(call))
 
     async def drain(self) -> None:
         """Refuse new calls and wait for those in flight, at most the deployment's `drain_s`."""
@@ -118,7 +118,8 @@ class InstanceService:
             await self._control.aclose()
 
     def _stations(self) -> list[StationSample]:
-        return [self._instance.sample(), self._cpu_sample()]
+        ledger = [] if self._batches is None else self._batches.samples()
+        return [self._instance.sample(), self._cpu_sample(), *ledger]
 
     def _measure(self) -> InstanceMetrics:
         used = self._usage()

@@ -18,6 +18,7 @@ from reference_impl.errors import InvalidRequest
 from reference_impl.telemetry import RequestTrace
 
 __all__ = [
+    "ATTEMPT_STRIDE",
     "TAG_HEADER",
     "Call",
     "Chunk",
@@ -30,12 +31,16 @@ __all__ = [
 
 TAG_HEADER = "x-twinload-request"
 BYTES_PER_KB = 1024
+# Attempts of whoever tries again from outside (a client, another run of a batch's request) are this far apart in the tag, so
+# that they never share luck with those of a processor behind.
+ATTEMPT_STRIDE = 100
 
 # A tag as `RequestTag.encode` writes it.
 _canonical_tag = re.compile(
     r"id=([0-9]{1,18});attempt=([0-9]{1,18});prompt=([0-9]{1,18});"
     r"input=([0-9]{1,18});output=([0-9]{1,18})"
 ).fullmatch
+_custom_id = re.compile(r"twinload-([0-9]{1,13})-([0-9]{1,13})-([0-9]{1,7})-([0-9]{1,7})").fullmatch
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
@@ -65,6 +70,21 @@ class RequestTag(msgspec.Struct, frozen=True, gc=False):
             f"id={self.request_id};attempt={self.attempt};prompt={self.prompt_id};"
             f"input={self.input_tokens};output={self.output_tokens}"
         )
+
+    def custom_id(self) -> str:
+        """The tag as the `custom_id` of a request in a batch, which has no headers of its own."""
+        return (
+            f"twinload-{self.request_id}-{self.prompt_id}-{self.input_tokens}-{self.output_tokens}"
+        )
+
+    @classmethod
+    def of_custom_id(cls, custom_id: str) -> RequestTag | None:
+        """The tag of a `custom_id` that is one; None for any other."""
+        found = _custom_id(custom_id)
+        if found is None:
+            return None
+        row, prompt, tokens_in, tokens_out = map(int, found.groups())
+        return cls(row, 0, prompt, tokens_in, tokens_out)
 
     @classmethod
     def decode(cls, text: str) -> RequestTag:

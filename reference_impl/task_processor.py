@@ -198,9 +198,12 @@ class TaskProcessor:
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
-            logger.warning(
-                "%d tasks did not end within %g s and are handed back", len(self._running), limit_s
-            )
+            if limit_s > 0:  # else nobody expected them to
+                logger.warning(
+                    "%d tasks did not end within %g s and are handed back",
+                    len(self._running),
+                    limit_s,
+                )
         left = [running.work for running in self._running.values()]
         for work in left:
             work.cancel()

@@ -20,6 +20,8 @@ from reference_impl.overload.jitter import hashed_uniform
 from reference_impl.system import System, build_instance
 from reference_impl.telemetry import RequestRecord, StationSample, SystemEvent
 from simulation.kernel import run
+from simulation.models.batch_clients import BatchClients
+from simulation.models.batch_work import BatchWork
 from simulation.models.clients import Clients
 from simulation.models.cpu import Host, VirtualCpu
 from simulation.models.database import DatabaseServer, VirtualLedger, VirtualPool
@@ -101,6 +103,8 @@ class _World:
         self._stations: StationChain | None = None
         self._database: DatabaseServer | None = None
         self._ledger: LedgerStore | None = None
+        self._batch_work: BatchWork | None = None
+        self._batch_clients: BatchClients | None = None
 
     async def main(self) -> SimulationSummary:
         scenario = self._scenario
@@ -115,6 +119,17 @@ class _World:
         profile = scenario.endpoint_under_faults()
         endpoint = LLMEndpoint(profile, seed, detail=scenario.stream_detail)
         self._endpoint = _EndpointStation(endpoint)
+        accounting = self._accounting()
+        if scenario.deployment.queue.broker != "none":
+            assert self._database is not None, "DeploymentSpec asks for one where there is a queue"
+            assert self._ledger is not None
+            self._batch_work = BatchWork(
+                scenario,
+                self._database,
+                self._ledger.batches(),
+                self._gateway_cpu,
+                self._batch_recorded,
+            )
         self._provider = VirtualProvider(
             scenario.deployment.instances,
             self._make_instance,
@@ -122,6 +137,7 @@ class _World:
             hashed_uniform(seed),
             self._sample_instance,
             crashable=any(fault.kind == "instance_crash" for fault in scenario.faults),
+            batches=None if self._batch_work is None else self._batch_work.instance,
         )
         self._system = System(
             scenario.deployment,
@@ -129,7 +145,7 @@ class _World:
             self._gateway_cpu,
             seed=seed,
             on_event=self._event,
-            accounting=self._accounting(),
+            accounting=accounting,
             cache_backends=self._caches.backends,
         )
         await self._system.start()
@@ -162,20 +178,34 @@ class _World:
             on_record=self._sink.request,
             cpu=client_cpu,
         )
-        sampling = asyncio.create_task(self._sample_stations(clients), name="background:sampling")
-        await clients.play(scenario.drain_s)
+        batches = self._batch_clients = self._make_batch_clients(client_link)
+        sampling = asyncio.create_task(
+            self._sample_stations(clients, batches), name="background:sampling"
+        )
+        if batches is None:
+            await clients.play(scenario.drain_s)
+        else:
+            until_s = self._origin_s + scenario.horizon_s + scenario.drain_s
+            await asyncio.gather(clients.play(scenario.drain_s), batches.play(until_s))
         ended_s = loop.time() - self._origin_s
         sampling.cancel()
         await asyncio.gather(sampling, return_exceptions=True)
         self._take_samples()
+        if self._batch_work is not None:
+            await self._batch_work.service.aclose()
         await self._system.aclose()
-        return SimulationSummary(clients.sent, clients.ended, ended_s)
+        if batches is None:
+            return SimulationSummary(clients.sent, clients.ended, ended_s)
+        return SimulationSummary(
+            clients.sent + batches.sent, clients.ended + batches.ended, ended_s
+        )
 
     def _servers(self) -> dict[str, Server]:
         """What outages can befall."""
         servers: dict[str, Server | None] = {
             "redis_outage": self._caches.server,
             "database_outage": self._database,
+            "broker_outage": None if self._batch_work is None else self._batch_work.broker,
         }
         return {kind: server for kind, server in servers.items() if server is not None}
 
@@ -187,7 +217,9 @@ class _World:
         if spec.ledger == "memory":
             self._ledger = MemoryLedger()
         else:
-            self._database = DatabaseServer(scenario.database, seed=scenario.seed)
+            self._database = DatabaseServer(
+                scenario.database, seed=scenario.seed, one_at_a_time=spec.ledger == "sqlite"
+            )
             # SQLite takes one transaction at a time, whoever asks.
             size = 1 if spec.ledger == "sqlite" else spec.max_size
             pool = VirtualPool(
@@ -199,14 +231,33 @@ class _World:
                 statement_timeout_s=spec.statement_timeout_s,
             )
             self._ledger = VirtualLedger(self._database, pool)
-        loop = asyncio.get_running_loop()
         return build_accounting(
             self._ledger,
             spec,
             source="gateway",
-            wall_clock=lambda: loop.time() - self._origin_s,
+            wall_clock=asyncio.get_running_loop().time,
             on_event=self._event,
         )
+
+    def _make_batch_clients(self, link: Link) -> BatchClients | None:
+        """The submitters of the workload's batches; None where there are none."""
+        if not self._workload.batches:
+            return None
+        assert self._batch_work is not None, "Scenario asks for a queue where there are batches"
+        assert self._database is not None
+        return BatchClients(
+            self._workload.batches,
+            self._batch_work.service,
+            link,
+            self._database.ledger,
+            origin_s=self._origin_s,
+            on_record=self._sink.request,
+            on_event=self._event,
+        )
+
+    def _batch_recorded(self, key: str, call: Call) -> None:
+        if self._batch_clients is not None:
+            self._batch_clients.recorded(key, call)
 
     def _make_instance(self, instance_id: str) -> tuple[Instance, VirtualCpu]:
         scenario = self._scenario
@@ -227,7 +278,7 @@ class _World:
         else:
             self._sink.event(msgspec.structs.replace(event, t_s=event.t_s - self._origin_s))
 
-    async def _sample_stations(self, clients: Clients) -> None:
+    async def _sample_stations(self, clients: Clients, batches: BatchClients | None) -> None:
         loop = asyncio.get_running_loop()
         interval_s = self._scenario.sample_interval_s
         tick = 0
@@ -236,7 +287,8 @@ class _World:
             await asyncio.sleep(self._origin_s + tick * interval_s - loop.time())
             self._take_samples()
             if self._on_progress is not None:
-                self._on_progress(loop.time() - self._origin_s, clients.ended)
+                ended = clients.ended + (0 if batches is None else batches.ended)
+                self._on_progress(loop.time() - self._origin_s, ended)
 
     def _take_samples(self) -> None:
         now_s = asyncio.get_running_loop().time()
@@ -255,11 +307,17 @@ class _World:
         if self._ledger is not None:
             for sample in self._ledger.samples(origin_s=origin_s):
                 record(sample)
+        if self._batch_work is not None:
+            for sample in self._batch_work.samples(origin_s=origin_s):
+                record(sample)
 
     def _sample_instance(self, running: VirtualInstance) -> None:
         self._sink.station(running.instance.sample(origin_s=self._origin_s))
         now_s = asyncio.get_running_loop().time()
         self._sink.station(running.cpu.sample(now_s, self._origin_s))
+        if running.batches is not None:
+            for sample in running.batches.samples(origin_s=self._origin_s):
+                self._sink.station(sample)
 
 
 class _EndpointStation:

@@ -11,16 +11,20 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
+
 from reference_impl.batches.worker import BatchWorker
 from reference_impl.database.accounting import Accounting
 from reference_impl.database.errors import DatabaseError, DatabaseUnavailable, summary
 from reference_impl.deployment import QueueSpec
 from reference_impl.llm.port import MessagesPort
+from reference_impl.messages import Call
 from reference_impl.overload.jitter import Uniform, full_jitter_s
 from reference_impl.prices import PriceTable
 from reference_impl.queues.errors import QueueError
 from reference_impl.queues.port import MessageQueue
 from reference_impl.task_processor import TaskProcessor, TaskProcessorStatistics
+from reference_impl.telemetry import StationSample
 
 __all__ = ["BatchConsumer"]
 
@@ -37,7 +41,7 @@ class BatchConsumer:
         queue, accounting: closed with it; the ledger's store keeps the batches.
         prices: what answers cost.
         uniform: luck of the waits between attempts. wall_clock: Unix seconds.
-        instance: named in the ledger's rows.
+        instance: named in the ledger's rows. tags: see `BatchWorker`.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class BatchConsumer:
         uniform: Uniform,
         wall_clock: Callable[[], float],
         instance: str,
+        tags: bool = False,
     ) -> None:
         self._spec = spec
         self._queue = queue
@@ -58,11 +63,14 @@ class BatchConsumer:
         self._uniform = uniform
         self._wall_clock = wall_clock
         self._instance = instance
+        self._tags = tags
         self._processor: TaskProcessor | None = None
         self._running: asyncio.Task[None] | None = None
 
-    def start(self, port: MessagesPort) -> None:
-        """Answer over `port`, which stays its owner's, as soon as ledger and queue are there."""
+    def start(
+        self, port: MessagesPort, on_recorded: Callable[[str, Call], None] | None = None
+    ) -> None:
+        """Answer over `port`, which stays its owner's, as soon as ledger and queue are there. `on_recorded`: see `BatchWorker`."""
         worker = BatchWorker(
             port,
             self._accounting.store.batches(),
@@ -71,6 +79,8 @@ class BatchConsumer:
             budgets=self._accounting.budgets,
             timeout_s=self._spec.timeout_s,
             instance=self._instance,
+            tags=self._tags,
+            on_recorded=on_recorded,
         )
         self._processor = TaskProcessor(
             self._queue,
@@ -100,6 +110,20 @@ class BatchConsumer:
         except (QueueError, TimeoutError) as error:
             log.warning("batches: what was held comes again when its lease ends: %s", error)
         await self._accounting.aclose()
+
+    def samples(self, *, origin_s: float = 0.0) -> list[StationSample]:
+        """The connections of its own to the ledger, since the last sample."""
+        return [
+            msgspec.structs.replace(sample, station=f"{self._instance} {sample.station}")
+            for sample in self._accounting.store.samples(origin_s=origin_s)
+        ]
+
+    async def abandon(self) -> None:
+        """End as a killed process does: nothing more is said to anybody. Queue and ledger hear of it by themselves."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+        await self._accounting.abandon()
 
     def statistics(self) -> TaskProcessorStatistics | None:
         """What became of the tasks so far; None before the start."""

@@ -14,7 +14,15 @@ import msgspec
 
 from reference_impl.database.entries import LedgerEntry
 
-__all__ = ["RESULT_KINDS", "Batch", "BatchRequest", "BatchStore", "Claim", "ResultKind"]
+__all__ = [
+    "RESULT_KINDS",
+    "Batch",
+    "BatchRequest",
+    "BatchStore",
+    "Claim",
+    "RequestProgress",
+    "ResultKind",
+]
 
 ResultKind = Literal["succeeded", "errored", "canceled", "expired"]
 RESULT_KINDS: tuple[ResultKind, ...] = get_args(ResultKind)
@@ -58,6 +66,17 @@ class Claim(msgspec.Struct, frozen=True):
     created_s: float
     expires_s: float
     is_canceled: bool
+    custom_id: str
+
+
+class RequestProgress(msgspec.Struct, frozen=True):
+    """How far one request is: the times that it was claimed, and what its result is of and since when (None: it has none)."""
+
+    index: int
+    custom_id: str
+    runs: int
+    kind: ResultKind | None = None
+    recorded_s: float | None = None
 
 
 class BatchStore(Protocol):
@@ -106,6 +125,10 @@ class BatchStore(Protocol):
 
     async def results(self, batch_id: str, after: int, limit: int) -> list[tuple[int, str, bytes]]:
         """(index, custom id, result) of requests with an index above `after`, in the order of the requests."""
+        ...
+
+    async def progress(self, batch_id: str, after: int, limit: int) -> list[RequestProgress]:
+        """How far requests with an index above `after` are, in the order of the requests."""
         ...
 
     async def cancel(self, batch_id: str, now: float) -> None:

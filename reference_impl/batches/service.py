@@ -15,7 +15,9 @@ from typing import Final
 import msgspec
 
 from reference_impl.batches.port import Batch, BatchRequest, BatchStore
+from reference_impl.compute import Compute, InlineCompute
 from reference_impl.errors import InvalidRequest, NotFound, Rejected
+from reference_impl.messages import BYTES_PER_KB
 from reference_impl.queues.errors import QueueError
 from reference_impl.queues.port import MessageQueue, QueuedTask
 
@@ -40,6 +42,11 @@ class _Params(msgspec.Struct):
 _decode_params = msgspec.json.Decoder(_Params).decode
 
 
+def secret_id() -> str:
+    """A batch's id that nobody guesses."""
+    return f"msgbatch_{secrets.token_hex(12)}"
+
+
 class BatchService:
     """Creates, shows, cancels and deletes batches.
 
@@ -47,6 +54,7 @@ class BatchService:
         store: keeps them. queue: carries their requests, and is closed with the service.
         wall_clock: Unix seconds.
         max_retries: attempts of a request beyond its first.
+        compute: the CPU of this process. new_id: names the next batch.
     """
 
     def __init__(
@@ -56,11 +64,15 @@ class BatchService:
         wall_clock: Callable[[], float],
         *,
         max_retries: int = 20,
+        compute: Compute | None = None,
+        new_id: Callable[[], str] = secret_id,
     ) -> None:
         self._store = store
         self._queue = queue
         self._wall_clock = wall_clock
         self._max_retries = max_retries
+        self._compute: Compute = InlineCompute() if compute is None else compute
+        self._new_id = new_id
 
     async def start(self) -> int:
         """Wait for the queue, and enqueue what a crash left stored and not enqueued; how many requests. Raises a QueueError."""
@@ -72,10 +84,12 @@ class BatchService:
 
     async def create(self, tenant: str, requests: Sequence[BatchRequest]) -> Batch:
         """Accept a batch. Raises InvalidRequest that names the request, Rejected when the queue cannot take it."""
+        size_bytes = sum(len(bytes(request.params)) for request in requests)
+        await self._compute.use("parse", size_bytes / BYTES_PER_KB)
         _check(requests)
         now = self._wall_clock()
         batch = Batch(
-            batch_id=f"msgbatch_{secrets.token_hex(12)}",
+            batch_id=self._new_id(),
             tenant=tenant,
             created_s=now,
             expires_s=now + _LIFE_S,

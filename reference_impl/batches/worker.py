@@ -22,7 +22,7 @@ from reference_impl.database.entries import LedgerEntry, sane_text, to_nanousd
 from reference_impl.database.errors import DatabaseUnavailable, summary
 from reference_impl.errors import Overloaded, Rejected, RequestTimeout, ServiceError
 from reference_impl.llm.port import MessagesPort
-from reference_impl.messages import Call, RequestTag, Usage
+from reference_impl.messages import ATTEMPT_STRIDE, Call, RequestTag, Usage
 from reference_impl.prices import PriceTable
 from reference_impl.queues.effects import Begun, EffectsUnavailable
 from reference_impl.queues.port import QueuedTask
@@ -48,6 +48,13 @@ _encode = msgspec.json.Encoder().encode
 _decode_effect = msgspec.json.Decoder(_Effect).decode
 
 
+class _Claimed(msgspec.Struct):
+    """A claim, and how long the store took for it."""
+
+    claim: Claim
+    took_s: float
+
+
 class BatchWorker:
     """Implements the handler for `register`, and `EffectStore` for the processor that runs it.
 
@@ -58,6 +65,8 @@ class BatchWorker:
         wall_clock: Unix seconds.
         timeout_s: for an answer.
         instance: named in the ledger's rows.
+        tags: heed `custom_id`s that are tags (`RequestTag.custom_id`), as where the endpoint is a mock.
+        on_recorded: told every result that was recorded here: the task's key, and the call with its trace.
     """
 
     def __init__(
@@ -70,6 +79,8 @@ class BatchWorker:
         budgets: Budgets | None = None,
         timeout_s: float = 600.0,
         instance: str = "",
+        tags: bool = False,
+        on_recorded: Callable[[str, Call], None] | None = None,
     ) -> None:
         self._port = port
         self._store = store
@@ -78,8 +89,12 @@ class BatchWorker:
         self._budgets = budgets
         self._timeout_s = timeout_s
         self._instance = instance
-        # From the claim in `begin` to the handler that is run next.
-        self._claims: dict[str, Claim] = {}
+        self._tags = tags
+        self._on_recorded = on_recorded
+        self._time = asyncio.get_running_loop().time
+        # From the claim in `begin` to the handler that is run next, and from there to the record in `finish`.
+        self._claims: dict[str, _Claimed] = {}
+        self._answered: dict[str, Call] = {}
 
     def register(self, processor: TaskProcessor) -> None:
         """Handle the tasks of batches in a processor whose `effects` is this worker."""
@@ -91,13 +106,14 @@ class BatchWorker:
 
     async def begin(self, key: str) -> Begun:
         batch_id, index = _place(key)
+        asked_s = self._time()
         try:
             claim = await self._store.claim(batch_id, index)
         except DatabaseUnavailable as error:
             raise EffectsUnavailable(summary(error)) from error
         if claim is None:
             return Begun(1, b"")  # it has its result, or its batch is gone
-        self._claims[key] = claim
+        self._claims[key] = _Claimed(claim, self._time() - asked_s)
         return Begun(claim.runs)
 
     async def finish(self, key: str, effect: bytes) -> bool:
@@ -105,11 +121,18 @@ class BatchWorker:
         done = _decode_effect(effect)
         now = self._wall_clock()
         try:
-            return await self._store.record(
+            first = await self._store.record(
                 batch_id, index, done.kind, bytes(done.result), now, done.entry
             )
         except DatabaseUnavailable as error:
             raise EffectsUnavailable(summary(error)) from error
+        except BaseException:
+            del self._answered[key]
+            raise
+        call = self._answered.pop(key)
+        if first and self._on_recorded is not None:
+            self._on_recorded(key, call)
+        return first
 
     async def aclose(self) -> None:
         """Store, budgets and port are their owners' to close."""
@@ -118,12 +141,20 @@ class BatchWorker:
 
     async def handle(self, task: QueuedTask) -> _Effect:
         """One claimed request, to its result. Raises the call's error while another attempt may succeed."""
-        claim = self._claims.pop(task.key)
+        claimed = self._claims.pop(task.key)
+        claim = claimed.claim
+        call = self._answered[task.key] = self._call_of(task, claimed)
+        try:
+            return await self._effect_of(task, claim, call)
+        except BaseException:
+            del self._answered[task.key]
+            raise
+
+    async def _effect_of(self, task: QueuedTask, claim: Claim, call: Call) -> _Effect:
         if claim.is_canceled:
             return _Effect("canceled", msgspec.Raw(b'{"type":"canceled"}'))
         if self._wall_clock() >= claim.expires_s:
             return _Effect("expired", msgspec.Raw(b'{"type":"expired"}'))
-        call = _call_of(task.key, claim)
         usage = Usage()
         outcome: Outcome = "ok"
         kind: ResultKind = "succeeded"
@@ -160,11 +191,15 @@ class BatchWorker:
             async with asyncio.timeout(self._timeout_s):
                 if self._budgets is not None:
                     most = most_nanousd(self._prices, call, batch=True)
-                    reservation = await self._budgets.reserve(call.tenant, most)
+                    asked_s = self._time()
+                    try:
+                        reservation = await self._budgets.reserve(call.tenant, most)
+                    finally:
+                        call.trace.database_s += self._time() - asked_s
                 completion = await self._port.complete(call)
             usage = completion.usage
             cost_nanousd = to_nanousd(self._prices.price_usd(call.model, usage, batch=True))
-            return completion.body, usage
+            return completion.body or b"null", usage  # none in virtual time
         except TimeoutError as error:
             raise RequestTimeout(f"no answer within {self._timeout_s:g} s") from error
         except Rejected as error:
@@ -173,6 +208,34 @@ class BatchWorker:
         finally:
             if self._budgets is not None and reservation is not None:
                 self._budgets.settle(reservation, cost_nanousd)
+
+    def _call_of(self, task: QueuedTask, claimed: _Claimed) -> Call:
+        """The call of a run. Its trace begins where the batch was taken in; runs before this one are waits in the queue."""
+        claim = claimed.claim
+        params: dict[str, Any] = msgspec.json.decode(claim.params)
+        tag = RequestTag.of_custom_id(claim.custom_id) if self._tags else None
+        if tag is None:
+            tag = RequestTag(call_id(task.key))
+        tag = msgspec.structs.replace(tag, attempt=ATTEMPT_STRIDE * (claim.runs - 1))
+        enqueued_s = claim.created_s if task.enqueued_s is None else task.enqueued_s
+        return Call(
+            request_id=tag.request_id,
+            model=params["model"],
+            max_tokens=params["max_tokens"],
+            stream=False,
+            trace=RequestTrace(
+                instance=self._instance,
+                admission_s=max(0.0, enqueued_s - claim.created_s),
+                queue_wait_s=max(0.0, self._wall_clock() - claimed.took_s - enqueued_s),
+                database_s=claimed.took_s,
+            ),
+            tenant=claim.tenant,
+            attempt=tag.attempt,
+            input_tokens=tag.input_tokens or len(claim.params) // BYTES_PER_TOKEN,
+            size_bytes=len(claim.params),
+            body=claim.params,
+            tag=tag,
+        )
 
 
 def call_id(key: str) -> int:
@@ -183,24 +246,6 @@ def call_id(key: str) -> int:
 def _place(key: str) -> tuple[str, int]:
     batch_id, _, index = key.rpartition("/")
     return batch_id, int(index)
-
-
-def _call_of(key: str, claim: Claim) -> Call:
-    params: dict[str, Any] = msgspec.json.decode(claim.params)
-    request_id = call_id(key)
-    return Call(
-        request_id=request_id,
-        model=params["model"],
-        max_tokens=params["max_tokens"],
-        stream=False,
-        trace=RequestTrace(),
-        tenant=claim.tenant,
-        attempt=claim.runs - 1,
-        input_tokens=len(claim.params) // BYTES_PER_TOKEN,
-        size_bytes=len(claim.params),
-        body=claim.params,
-        tag=RequestTag(request_id, attempt=claim.runs - 1),
-    )
 
 
 def _errored(error: ServiceError) -> bytes:

@@ -139,6 +139,10 @@ class Accounting:
         await self.writer.aclose()
         await self.store.aclose()
 
+    async def abandon(self) -> None:
+        """Stop without a word, as a killed process: what was not written is lost, what was reserved ends by itself."""
+        await self.writer.abandon()
+
     def statistics(self) -> WriterStatistics:
         return self.writer.statistics()
 

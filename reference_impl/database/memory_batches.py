@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from reference_impl.batches.port import Batch, BatchRequest, Claim, ResultKind
+from reference_impl.batches.port import Batch, BatchRequest, Claim, RequestProgress, ResultKind
 from reference_impl.database.entries import LedgerEntry
 
 __all__ = ["MemoryBatches"]
@@ -83,6 +83,7 @@ class MemoryBatches:
             batch.created_s,
             batch.expires_s,
             batch.cancel_initiated_s is not None,
+            request.custom_id,
         )
 
     async def record(
@@ -112,6 +113,19 @@ class MemoryBatches:
         requests = enumerate(self._requests.get(batch_id, ()))
         found = [(n, r.custom_id, r.result) for n, r in requests if n > after and r.kind]
         return found[:limit]
+
+    async def progress(self, batch_id: str, after: int, limit: int) -> list[RequestProgress]:
+        requests = self._requests.get(batch_id, [])
+        return [
+            self.progress_of(batch_id, index)
+            for index in range(max(0, after + 1), min(len(requests), after + 1 + limit))
+        ]
+
+    def progress_of(self, batch_id: str, index: int) -> RequestProgress:
+        """`progress` of one request, at once."""
+        request = self._requests[batch_id][index]
+        recorded_s = request.recorded_s if request.kind else None
+        return RequestProgress(index, request.custom_id, request.runs, request.kind, recorded_s)
 
     async def cancel(self, batch_id: str, now: float) -> None:
         batch = self._batches.get(batch_id)

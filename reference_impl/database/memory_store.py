@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from reference_impl.batches.port import BatchStore
 from reference_impl.database.entries import (
     EntryBatch,
     KeyBudget,
@@ -99,8 +98,12 @@ class MemoryLedger:
     async def budgets(self) -> list[KeyBudget]:
         return [self._budgets[key_id] for key_id in sorted(self._budgets)]
 
-    def batches(self) -> BatchStore:
+    def batches(self) -> MemoryBatches:
         return self._batches
+
+    def entry(self, entry_id: str) -> LedgerEntry | None:
+        """The entry of that id, at once."""
+        return self._entries.get(entry_id)
 
     async def spend(self, group: Group, *, since_s: float = 0.0) -> list[Spend]:
         groups: dict[str, list[LedgerEntry]] = defaultdict(list)

@@ -13,7 +13,14 @@ from typing import Any, Final
 import asyncpg
 import msgspec
 
-from reference_impl.batches.port import RESULT_KINDS, Batch, BatchRequest, Claim, ResultKind
+from reference_impl.batches.port import (
+    RESULT_KINDS,
+    Batch,
+    BatchRequest,
+    Claim,
+    RequestProgress,
+    ResultKind,
+)
 from reference_impl.database.entries import ENTRY_FIELDS, LedgerEntry
 from reference_impl.database.pool import ConnectionPool
 
@@ -30,7 +37,7 @@ _SELECT: Final = (
 _CLAIM: Final = """
     UPDATE ledger_batch_requests r SET runs = runs + 1 FROM ledger_batches b
     WHERE r.batch_id = $1 AND r.number = $2 AND r.kind = 'processing' AND b.batch_id = r.batch_id
-    RETURNING runs, tenant, params, created_s, expires_s, cancel_initiated_s IS NOT NULL"""
+    RETURNING runs, tenant, params, created_s, expires_s, cancel_initiated_s IS NOT NULL, custom_id"""
 _RECORDED: Final = """
     WITH recorded AS (
         UPDATE ledger_batch_requests
@@ -151,6 +158,17 @@ class PostgresBatches:
             idempotent=True,
         )
         return [(number, custom_id, result) for number, custom_id, result in rows]
+
+    async def progress(self, batch_id: str, after: int, limit: int) -> list[RequestProgress]:
+        rows = await self._pool.fetch(
+            "SELECT number, custom_id, runs, nullif(kind, 'processing'), recorded_s "
+            "FROM ledger_batch_requests WHERE batch_id = $1 AND number > $2 ORDER BY number LIMIT $3",
+            batch_id,
+            after,
+            limit,
+            idempotent=True,
+        )
+        return [RequestProgress(*row) for row in rows]
 
     async def cancel(self, batch_id: str, now: float) -> None:
         await self._change(

@@ -8,7 +8,14 @@ from typing import Any, Final
 
 import msgspec
 
-from reference_impl.batches.port import RESULT_KINDS, Batch, BatchRequest, Claim, ResultKind
+from reference_impl.batches.port import (
+    RESULT_KINDS,
+    Batch,
+    BatchRequest,
+    Claim,
+    RequestProgress,
+    ResultKind,
+)
 from reference_impl.database.entries import LedgerEntry
 from reference_impl.database.sqlite_store import SqliteLedger, book_entries
 
@@ -76,7 +83,7 @@ class SqliteBatches:
         def work(db: sqlite3.Connection) -> Claim | None:
             row = db.execute(
                 "UPDATE ledger_batch_requests SET runs = runs + 1 "
-                "WHERE batch_id = ? AND number = ? AND kind = 'processing' RETURNING runs, params",
+                "WHERE batch_id = ? AND number = ? AND kind = 'processing' RETURNING runs, params, custom_id",
                 (batch_id, index),
             ).fetchone()
             if row is None:
@@ -86,7 +93,8 @@ class SqliteBatches:
                 "FROM ledger_batches WHERE batch_id = ?",
                 (batch_id,),
             ).fetchone()
-            return Claim(row[0], tenant, row[1], created_s, expires_s, bool(is_canceled))
+            runs, params, custom_id = row
+            return Claim(runs, tenant, params, created_s, expires_s, bool(is_canceled), custom_id)
 
         return await self._ledger.transaction(work)
 
@@ -130,6 +138,16 @@ class SqliteBatches:
             limit,
         )
         return [(number, custom_id, result) for number, custom_id, result in rows]
+
+    async def progress(self, batch_id: str, after: int, limit: int) -> list[RequestProgress]:
+        rows = await self._ledger.query(
+            "SELECT number, custom_id, runs, nullif(kind, 'processing'), recorded_s "
+            "FROM ledger_batch_requests WHERE batch_id = ? AND number > ? ORDER BY number LIMIT ?",
+            batch_id,
+            after,
+            limit,
+        )
+        return [RequestProgress(*row) for row in rows]
 
     async def cancel(self, batch_id: str, now: float) -> None:
         await self._change(

@@ -144,12 +144,16 @@ class LedgerWriter:
                 log.warning(
                     "ledger: the database does not take the last rows; they are kept in the spill file"
                 )
+        await self.abandon()
+        self._cut()
+        self._backlog.close()
+
+    async def abandon(self) -> None:
+        """Write nothing more, as a killed process."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
-        self._cut()
-        self._backlog.close()
 
     def statistics(self) -> WriterStatistics:
         return WriterStatistics(

@@ -65,4 +65,5 @@ def batch_consumer(config: ProcessConfig, instance_id: str) -> BatchConsumer | N
         uniform=hashed_uniform(config.seed),
         wall_clock=wall_clock_s,
         instance=instance_id,
+        tags=config.forward_tags,
     )

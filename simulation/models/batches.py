@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from reference_impl.batches.port import Batch, BatchRequest, BatchStore, Claim, ResultKind
+from reference_impl.batches.port import (
+    Batch,
+    BatchRequest,
+    BatchStore,
+    Claim,
+    RequestProgress,
+    ResultKind,
+)
 from reference_impl.database.entries import LedgerEntry
 
 if TYPE_CHECKING:
@@ -60,6 +67,9 @@ class VirtualBatches:
 
     async def results(self, batch_id: str, after: int, limit: int) -> list[tuple[int, str, bytes]]:
         return await self._query(lambda store: store.results(batch_id, after, limit))
+
+    async def progress(self, batch_id: str, after: int, limit: int) -> list[RequestProgress]:
+        return await self._query(lambda store: store.progress(batch_id, after, limit))
 
     async def cancel(self, batch_id: str, now: float) -> None:
         await self._query(lambda store: store.cancel(batch_id, now))

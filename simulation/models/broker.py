@@ -197,6 +197,10 @@ class VirtualQueue(MessageQueue):
     def _give_up(self, consumer: int) -> None:
         self._broker.disconnect(consumer, lost=True)
 
+    def seen(self) -> QueueStatistics:
+        """`statistics` at once, for whoever looks from outside of the world."""
+        return self._broker.book.statistics(self._consumer, asyncio.get_running_loop().time())
+
     # -- the port -----------------------------------------------------------------------------------------------------
 
     async def enqueue_many(self, tasks: Sequence[QueuedTask]) -> list[str]:

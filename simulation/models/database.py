@@ -69,9 +69,18 @@ CONNECT_ROUND_TRIPS: Final = 5
 
 
 class DatabaseServer:
-    """The server's side: executes statements, goes away, comes back. Data survive it, as they do a restart."""
+    """The server's side: executes statements, goes away, comes back. Data survive it, as they do a restart.
 
-    def __init__(self, demand: DatabaseDemand | None = None, *, seed: int = 0) -> None:
+    `one_at_a_time`: a statement waits for those before it, whoever sent them, as transactions of SQLite do.
+    """
+
+    def __init__(
+        self,
+        demand: DatabaseDemand | None = None,
+        *,
+        seed: int = 0,
+        one_at_a_time: bool = False,
+    ) -> None:
         self.demand = DatabaseDemand() if demand is None else demand
         self.ledger = MemoryLedger()
         self._seed = seed
@@ -80,6 +89,7 @@ class DatabaseServer:
         self._outage: Outage | None = None
         self._epoch = 0
         self._back = asyncio.Event()
+        self._lock = asyncio.Semaphore(1) if one_at_a_time else None
 
     @property
     def epoch(self) -> int:
@@ -126,9 +136,22 @@ class DatabaseServer:
 
         `round_trips`: None for those of a connection that has done this before.
         """
-        demand = self.demand
         if round_trips is None:
             round_trips = ROUND_TRIPS[kind].prepared
+        if self._lock is None:
+            return await self._execute(kind, rows, epoch, work, round_trips)
+        async with self._lock:
+            return await self._execute(kind, rows, epoch, work, round_trips)
+
+    async def _execute(
+        self,
+        kind: Statement,
+        rows: int,
+        epoch: int,
+        work: Callable[[MemoryLedger], Awaitable[T]],
+        round_trips: int,
+    ) -> T:
+        demand = self.demand
         luck = self._draw(kind)
         self._under_way += 1
         try:

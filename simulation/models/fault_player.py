@@ -12,7 +12,6 @@ from simulation.models.network import Link
 from simulation.scenario.errors import ScenarioError
 from simulation.scenario.faults import (
     BackendFault,
-    EndpointFault,
     FaultWindow,
     InstanceFault,
     LinkFault,
@@ -25,6 +24,7 @@ __all__ = ["FaultPlayer", "Server"]
 _NEEDS: Final = {
     "redis_outage": "there is no Redis to be away; set deployment.cache.shared to redis",
     "database_outage": "there is no database to be away; set deployment.database.ledger to postgres or sqlite",
+    "broker_outage": "there is no broker to be away; set deployment.queue.broker to rabbitmq, redis or kafka",
 }
 
 
@@ -59,7 +59,7 @@ class FaultPlayer:
         servers: what an outage of a kind befalls; the deployment has no others.
 
     Raises:
-        ScenarioError: a fault that nothing in this world can play: better no run than one that leaves it out.
+        ScenarioError: the deployment lacks what a fault befalls: better no run than one that leaves it out.
     """
 
     def __init__(
@@ -84,12 +84,6 @@ class FaultPlayer:
             kind = window.fault.kind
             if kind in _NEEDS and kind not in servers:
                 raise ScenarioError(f"faults.{window.index}: {_NEEDS[kind]}")
-            played = (EndpointFault, InstanceFault, LinkFault)
-            if kind not in servers and not isinstance(window.fault, played):
-                raise ScenarioError(
-                    f"faults.{window.index}: {kind} cannot be played in virtual time yet; the kinds "
-                    f"that can are endpoint_*, instance_*, {', '.join(_NEEDS)} and link_latency"
-                )
             loop.call_at(origin_s + window.from_s, self._begin, number, window)
 
     def _begin(self, number: int, window: FaultWindow) -> None:

@@ -19,6 +19,7 @@ from reference_impl.instances.port import InstanceMetrics, InstanceStatus, Runni
 from reference_impl.messages import Call, Completion, Emit
 from reference_impl.overload.jitter import Uniform
 from simulation.kernel import running_loop
+from simulation.models.batch_work import InstanceBatches
 from simulation.models.cpu import VirtualCpu
 from simulation.models.network import Link, RemotePort
 
@@ -54,6 +55,7 @@ class VirtualInstance:
     ended: asyncio.Future[str]
     process: _Process | None = None
     hung_until_s: float = 0.0
+    batches: InstanceBatches | None = None
 
 
 class _Process:
@@ -106,6 +108,7 @@ class VirtualProvider:
         uniform: luck of boot times.
         on_stopped: told an instance that has ended, for its last samples.
         crashable: whether `crash` will be asked for; a call then costs a little more.
+        batches: starts the batch side of an instance that is ready; None: there is none.
     """
 
     def __init__(
@@ -117,6 +120,7 @@ class VirtualProvider:
         on_stopped: Callable[[VirtualInstance], None],
         *,
         crashable: bool = False,
+        batches: Callable[[str, Instance], InstanceBatches] | None = None,
     ) -> None:
         self._spec = spec
         self._make = make
@@ -124,6 +128,7 @@ class VirtualProvider:
         self._uniform = uniform
         self._on_stopped = on_stopped
         self._crashable = crashable
+        self._batches = batches
         # Instants before which a replacement of what crashed does not begin to boot.
         self._held_back_until_s: deque[float] = deque()
         self._loop = running_loop()
@@ -137,7 +142,13 @@ class VirtualProvider:
         ended: asyncio.Future[str] = self._loop.create_future()
         process = _Process(instance) if self._crashable else None
         self._running[instance_id] = VirtualInstance(
-            instance, cpu, CpuUsage(cpu), instance.metrics(), ended, process
+            instance,
+            cpu,
+            CpuUsage(cpu),
+            instance.metrics(),
+            ended,
+            process,
+            batches=None if self._batches is None else self._batches(instance_id, instance),
         )
         port = RemotePort(process if process is not None else instance, self._link)
         return RunningInstance(instance_id, port, self._spec.concurrency, ended)
@@ -147,9 +158,14 @@ class VirtualProvider:
         if running is None:
             return
         running.ended.cancel()
-        await running.instance.drain(drain_s)
+        if running.batches is None:
+            await running.instance.drain(drain_s)
+        else:
+            await asyncio.gather(running.instance.drain(drain_s), running.batches.drain(drain_s))
         if self._running.pop(instance_id, None) is not None:
             self._on_stopped(running)
+            if running.batches is not None:
+                await running.batches.aclose()
             await running.instance.aclose()
 
     def metrics(self) -> list[InstanceMetrics]:
@@ -178,6 +194,8 @@ class VirtualProvider:
         self._on_stopped(running)
         assert running.process is not None, "the provider was made without `crashable`"
         running.process.crash()
+        if running.batches is not None:
+            running.batches.crash()
         running.ended.set_result("crashed")
 
     def hang(self, instance_id: str, until_s: float) -> None:
@@ -185,6 +203,8 @@ class VirtualProvider:
         running = self._running[instance_id]
         running.hung_until_s = max(running.hung_until_s, until_s)
         running.cpu.pause(until_s)
+        if running.batches is not None:
+            running.batches.hang(until_s)
 
     def slow_down(self, instance_id: str, factor: float) -> None:
         """Its CPU work takes `factor` times as long (1: as usual); without effect when it has ended."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from simulation.scenario.compiled_batches import CompiledBatch, from_arrays, to_arrays
 from simulation.scenario.distribution_base import Floats
 from simulation.scenario.errors import WorkloadError
 from simulation.scenario.traces import Ints
@@ -40,6 +42,7 @@ class CompiledWorkload:
         output_tokens: of the answer; max_tokens: what the request allows.
         stream: whether it streams. model, tenant: index into `models`, `tenants`.
         patience_s: the client leaves when nothing has come by then (inf: never).
+        batches: message batches beside them, whose requests are no rows.
     """
 
     intended_s: Floats
@@ -58,6 +61,7 @@ class CompiledWorkload:
     patience_s: Floats
     models: tuple[str, ...]
     tenants: tuple[str, ...]
+    batches: tuple[CompiledBatch, ...] = ()
     sha256: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -95,13 +99,26 @@ class CompiledWorkload:
         """The memory of `prompts.virtual_key`; its size is bounded by the number of prompts that repeat."""
         return {}
 
-    def replaying(self, sent_s: Floats) -> CompiledWorkload:
-        """The same requests at other instants (NaN: not sent); none waits for another any more."""
+    def replaying(
+        self, sent_s: Floats, batches_sent_s: Mapping[int, float] | None = None
+    ) -> CompiledWorkload:
+        """The same requests at other instants (NaN: not sent); none waits for another any more.
+
+        `batches_sent_s`: instants of batches by their number; those without one were not submitted.
+        """
         instants_s = np.array(sent_s, dtype=np.float64)
         if instants_s.shape != self.intended_s.shape:
             raise WorkloadError(f"replay: {len(instants_s)} instants for {len(self)} requests")
+        submitted = batches_sent_s or {}
         return replace(
-            self, intended_s=instants_s, next_row=np.full(len(self), NONE, dtype=np.int64)
+            self,
+            intended_s=instants_s,
+            next_row=np.full(len(self), NONE, dtype=np.int64),
+            batches=tuple(
+                replace(batch, at_s=submitted[batch.number])
+                for batch in self.batches
+                if batch.number in submitted
+            ),
         )
 
     def save(self, path: str | Path) -> None:
@@ -109,6 +126,7 @@ class CompiledWorkload:
         arrays: dict[str, Any] = self._columns()
         arrays["models"] = np.array(self.models)
         arrays["tenants"] = np.array(self.tenants)
+        arrays |= to_arrays(self.batches)
         arrays["sha256"] = np.array(self.sha256)
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
@@ -124,6 +142,7 @@ class CompiledWorkload:
                     **columns,
                     models=tuple(stored["models"].tolist()),
                     tenants=tuple(stored["tenants"].tolist()),
+                    batches=from_arrays(stored),
                 )
                 expected = str(stored["sha256"])
         except FileNotFoundError:
@@ -144,9 +163,14 @@ class CompiledWorkload:
             digest.update(f"{name}:{little_endian.dtype.str}:{len(column)};".encode())
             digest.update(np.ascontiguousarray(little_endian).data)
         digest.update(repr((self.models, self.tenants)).encode())
+        for name, array in to_arrays(self.batches).items():
+            digest.update(f"{name}:{array.dtype.str}:{len(array)};".encode())
+            digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
 
 _COLUMNS = tuple(
-    f.name for f in fields(CompiledWorkload) if f.name not in {"models", "tenants", "sha256"}
+    f.name
+    for f in fields(CompiledWorkload)
+    if f.name not in {"models", "tenants", "batches", "sha256"}
 )

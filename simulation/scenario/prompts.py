@@ -15,11 +15,17 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from reference_impl.batches.port import BatchRequest
+from reference_impl.messages import RequestTag
+from simulation.scenario.compiled_batches import CompiledBatch
 from simulation.scenario.compiled_workload import CompiledWorkload
 from simulation.scenario.traces import Ints
 
 __all__ = [
     "BYTES_PER_TOKEN",
+    "MAX_BATCH_BYTES",
+    "batch_requests",
+    "batch_size_bytes",
     "prompt_number",
     "prompt_text",
     "request_body",
@@ -29,6 +35,10 @@ __all__ = [
 ]
 
 BYTES_PER_TOKEN: Final = 4
+# The Message Batches API's own limit.
+MAX_BATCH_BYTES: Final = 256 * 1024 * 1024
+# Of a request in a batch, beyond its text: its custom id, names of fields, model.
+_BATCH_FRAME_BYTES: Final = 512
 # Plain ASCII without quotes, backslashes or control characters: its JSON has the same bytes.
 _SENTENCE: Final = (
     "The quick sort of a long list takes time in proportion to its length times the logarithm of that length, "
@@ -89,6 +99,37 @@ def request_body(workload: CompiledWorkload, row: int) -> bytes:
             "stream": bool(workload.stream[row]),
         }
     )
+
+
+def batch_requests(batch: CompiledBatch) -> list[BatchRequest]:
+    """The requests of a batch as they are submitted: its text live and in virtual time, since the store keeps it either way.
+
+    Their custom ids are their tags. No prompt is asked twice: its number is the request's id.
+    """
+    sizes = zip(batch.input_tokens.tolist(), batch.output_tokens.tolist(), strict=True)
+    return [
+        BatchRequest(
+            RequestTag(
+                number, prompt_id=number, input_tokens=inputs, output_tokens=outputs
+            ).custom_id(),
+            msgspec.Raw(
+                msgspec.json.encode(
+                    {
+                        "max_tokens": batch.max_tokens,
+                        "messages": [{"content": prompt_text(number, inputs), "role": "user"}],
+                        "model": batch.model,
+                    }
+                )
+            ),
+        )
+        for number, (inputs, outputs) in enumerate(sizes, start=batch.first_id)
+    ]
+
+
+def batch_size_bytes(batch: CompiledBatch) -> int:
+    """About the size of the body that submits a batch, and no less."""
+    text = BYTES_PER_TOKEN * int(batch.input_tokens.astype(np.int64).sum())
+    return text + _BATCH_FRAME_BYTES * len(batch)
 
 
 def request_size_bytes(workload: CompiledWorkload, row: int) -> int:

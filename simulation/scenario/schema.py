@@ -207,6 +207,15 @@ class Scenario(Spec):
                 raise ValueError(f"{field}: a name occurs twice in {names}")
         return self
 
+    @model_validator(mode="after")
+    def _batches_have_a_queue(self) -> Scenario:
+        if self.workload.batches and self.deployment.queue.broker == "none":
+            raise ValueError(
+                "workload.batches: nothing here takes batches; set deployment.queue.broker to rabbitmq, redis or kafka, and "
+                "deployment.database.ledger to sqlite or postgres"
+            )
+        return self
+
     def fault_windows(self) -> tuple[FaultWindow, ...]:
         """Every occurrence of a fault before the horizon, in order of time; fixed by the seed."""
         return fault_windows(self.faults, self.seed, self.horizon_s)
@@ -223,8 +232,11 @@ def scenario_sha256(scenario: Scenario) -> str:
     """Hex sha256 of the canonical JSON: sorted keys, every default written out.
 
     A trace enters by its file name, not by where it lies on this machine; the workload's own sha256 covers its content.
+    Batches enter where there are any, so that a scenario without them has the sha256 that it had before they existed.
     """
     document = scenario.model_dump(mode="json")
+    if not document["workload"]["batches"]:
+        del document["workload"]["batches"]
     arrivals = document["workload"]["arrivals"]
     if arrivals["kind"] == "trace":
         arrivals["path"] = PurePath(arrivals["path"]).name

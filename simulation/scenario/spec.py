@@ -6,6 +6,7 @@ out as one line that names the file, the field, what was found, and what is allo
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -208,7 +209,8 @@ def _replace_field(document: dict[str, Any], path: str, value: object) -> None:
     *parents, last = path.split(".")
     for part in parents:
         here = here[_key(here, part, path, document)]
-    here[_key(here, last, path, document)] = value
+    # A copy: a later path may lead into it, and the caller's own is not to change.
+    here[_key(here, last, path, document)] = copy.deepcopy(value)
 
 
 def _key(here: Any, part: str, path: str, document: dict[str, Any]) -> Any:

@@ -7,16 +7,18 @@ Row k is request k. Its attributes are draws number k (or number prompt id, sess
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from simulation.scenario.arrival_spec import ClosedArrivals, SessionArrivals, TraceArrivals
 from simulation.scenario.arrivals import MAX_REQUESTS, instants
+from simulation.scenario.compiled_batches import CompiledBatch
 from simulation.scenario.compiled_workload import NONE, CompiledWorkload
 from simulation.scenario.distributions import Distribution, Floats
 from simulation.scenario.errors import WorkloadError
+from simulation.scenario.prompts import MAX_BATCH_BYTES, batch_size_bytes
 from simulation.scenario.random_streams import generator
 from simulation.scenario.schema import Scenario
 from simulation.scenario.traces import Ints, read_trace, slice_trace
@@ -38,6 +40,13 @@ class _Layout:
 
 def compile_workload(scenario: Scenario) -> CompiledWorkload:
     """Draw every request of `scenario`; raises ScenarioError (a trace, too many requests)."""
+    workload = _compile_requests(scenario)
+    if scenario.workload.batches:
+        workload = replace(workload, batches=_compile_batches(scenario))
+    return workload
+
+
+def _compile_requests(scenario: Scenario) -> CompiledWorkload:
     spec, seed, horizon_s = scenario.workload, scenario.seed, scenario.horizon_s
     if isinstance(spec.arrivals, TraceArrivals):
         return _from_trace(spec, spec.arrivals, seed, horizon_s)
@@ -57,6 +66,41 @@ def compile_workload(scenario: Scenario) -> CompiledWorkload:
         _tokens(spec.input_tokens, spec.max_input_tokens, seed, "input tokens", prompt_id),
         _tokens(spec.output_tokens, spec.max_tokens, seed, "output tokens", prompt_id),
     )
+
+
+def _compile_batches(scenario: Scenario) -> tuple[CompiledBatch, ...]:
+    """The batches that are due before the horizon. Draw number i of a batch's columns is its request i."""
+    seed = scenario.seed
+    compiled = []
+    for number, spec in enumerate(scenario.workload.batches):
+        if spec.at_s >= scenario.horizon_s:
+            continue
+        place = np.arange(spec.requests, dtype=np.int64)
+        purpose = f"batch {number}"
+        inputs = _tokens(
+            spec.input_tokens, spec.max_input_tokens, seed, f"{purpose} input tokens", place
+        )
+        outputs = _tokens(
+            spec.output_tokens, spec.max_tokens, seed, f"{purpose} output tokens", place
+        )
+        batch = CompiledBatch(
+            number=number,
+            at_s=spec.at_s,
+            poll_s=spec.poll_s,
+            model=spec.model,
+            tenant=spec.tenant,
+            max_tokens=spec.max_tokens,
+            input_tokens=inputs.astype(np.int32),
+            output_tokens=outputs.astype(np.int32),
+        )
+        size_bytes = batch_size_bytes(batch)
+        if size_bytes > MAX_BATCH_BYTES:
+            raise WorkloadError(
+                f"workload.batches.{number}: {size_bytes / 2**20:,.0f} MB in one batch, at most "
+                f"{MAX_BATCH_BYTES // 2**20} are taken; submit fewer requests or shorter prompts at once, in several batches"
+            )
+        compiled.append(batch)
+    return tuple(compiled)
 
 
 def _assemble(

@@ -10,7 +10,14 @@ from reference_impl.deployment import Spec
 from simulation.scenario.arrival_spec import Arrivals, SessionArrivals
 from simulation.scenario.distributions import Distribution, LogNormal
 
-__all__ = ["DistinctPrompts", "PromptPopularity", "Share", "WorkloadSpec", "ZipfPrompts"]
+__all__ = [
+    "BatchSpec",
+    "DistinctPrompts",
+    "PromptPopularity",
+    "Share",
+    "WorkloadSpec",
+    "ZipfPrompts",
+]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -46,6 +53,24 @@ class Share(Spec):
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
 
 
+class BatchSpec(Spec):
+    """One message batch: `requests` submitted at once at `at_s`, all distinct, answered when there is room for them.
+
+    `input_tokens`, `output_tokens`: lengths, rounded, from 1 to `max_input_tokens` and `max_tokens`. `poll_s`: its submitter asks
+    this often whether it has ended, and submits it again this long after it was turned away.
+    """
+
+    at_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    requests: Annotated[int, Field(ge=1, le=100_000)]
+    model: Annotated[str, Field(min_length=1, max_length=200)] = "claude-sonnet-5-5"
+    tenant: Annotated[str, Field(min_length=1, max_length=200)] = "default"
+    input_tokens: Distribution = LogNormal(median=500, sigma=0.8)
+    output_tokens: Distribution = LogNormal(median=150, sigma=0.7)
+    max_input_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 200_000
+    max_tokens: Annotated[int, Field(ge=1, le=128_000)] = 4096
+    poll_s: Annotated[float, Field(ge=0.01, le=86_400)] = 10.0
+
+
 class WorkloadSpec(Spec):
     """The requests.
 
@@ -58,6 +83,7 @@ class WorkloadSpec(Spec):
         stream_fraction: how many of them stream.
         models, tenants: mixes, drawn per request (per session or user where there are any).
         patience_s: a client leaves when nothing of its answer has come by then (null: it waits for ever).
+        batches: message batches beside all that (`deployment.queue`).
     """
 
     arrivals: Arrivals
@@ -74,6 +100,7 @@ class WorkloadSpec(Spec):
         Share(name="default"),
     )
     patience_s: Distribution | None = None
+    batches: Annotated[tuple[BatchSpec, ...], Field(max_length=1000)] = ()
 
     @model_validator(mode="after")
     def _conversations_do_not_repeat(self) -> WorkloadSpec:

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from reference_impl.batches.port import Batch, BatchRequest, Claim
+from reference_impl.batches.port import Batch, BatchRequest, Claim, RequestProgress
 from reference_impl.database.entries import KeyBudget, LedgerEntry
 from reference_impl.database.port import LedgerStore
 from tests.contracts.ledger_worlds import LEDGER_WORLDS, LedgerWorld, ledger_world
@@ -69,11 +69,11 @@ def test_a_claim_counts_the_runs_until_there_is_a_result(world: LedgerWorld) -> 
         await one.batches().create(batch_of(2), requests(2))
         params = bytes(requests(2)[1].params)
         first = await one.batches().claim("b", 1)
-        assert first == Claim(1, "k", params, 5.5, 105.5, is_canceled=False)
+        assert first == Claim(1, "k", params, 5.5, 105.5, is_canceled=False, custom_id="custom-1")
         await other.batches().cancel("b", 6.0)
         await one.batches().cancel("b", 7.0)
         second = await other.batches().claim("b", 1)
-        assert second == Claim(2, "k", params, 5.5, 105.5, is_canceled=True)
+        assert second == Claim(2, "k", params, 5.5, 105.5, is_canceled=True, custom_id="custom-1")
         seen = await one.batches().get("b")
         assert seen is not None
         assert (seen.status, seen.cancel_initiated_s) == ("canceling", 6.0)
@@ -81,6 +81,26 @@ def test_a_claim_counts_the_runs_until_there_is_a_result(world: LedgerWorld) -> 
         assert await other.batches().claim("b", 1) is None
         assert await other.batches().claim("b", 2) is None
         assert await other.batches().claim("unknown", 0) is None
+
+    world.play(body)
+
+
+def test_the_progress_of_each_request_is_told(world: LedgerWorld) -> None:
+    async def body(one: LedgerStore, other: LedgerStore) -> None:
+        store = one.batches()
+        await store.create(batch_of(4), requests(4))
+        await store.claim("b", 1)
+        await store.claim("b", 1)
+        await store.record("b", 1, "succeeded", OK, 6.5)
+        await store.claim("b", 2)
+        assert await other.batches().progress("b", -1, 3) == [
+            RequestProgress(0, "custom-0", 0),
+            RequestProgress(1, "custom-1", 2, "succeeded", 6.5),
+            RequestProgress(2, "custom-2", 1),
+        ]
+        assert await other.batches().progress("b", 2, 3) == [RequestProgress(3, "custom-3", 0)]
+        assert await other.batches().progress("b", 3, 3) == []
+        assert await other.batches().progress("unknown", -1, 3) == []
 
     world.play(body)
 

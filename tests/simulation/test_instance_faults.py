@@ -103,8 +103,8 @@ def test_a_fault_of_an_instance_that_does_not_run_is_told_and_changes_nothing() 
     assert {r.outcome for r in run.requests} == {"ok"}
 
 
-def test_a_fault_that_nothing_can_play_is_refused() -> None:
+def test_a_fault_of_what_does_not_exist_is_refused() -> None:
     fault = {"kind": "broker_outage", "at_s": 1.0}
     scenario = load_scenario("demo", {"faults": [fault]})
-    with pytest.raises(ScenarioError, match=r"faults\.0: broker_outage"):
+    with pytest.raises(ScenarioError, match=r"faults\.0: there is no broker"):
         play(scenario, workload=compile_workload(scenario))

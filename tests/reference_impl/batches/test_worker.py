@@ -18,7 +18,7 @@ from reference_impl.database.entries import KeyBudget, LedgerEntry, to_nanousd
 from reference_impl.database.memory_store import MemoryLedger
 from reference_impl.deployment import DatabaseSpec, RetrySpec
 from reference_impl.errors import InvalidRequest, NoInstance, Overloaded
-from reference_impl.messages import Call, Completion, Emit, Usage
+from reference_impl.messages import ATTEMPT_STRIDE, Call, Completion, Emit, Usage
 from reference_impl.prices import load_prices
 from reference_impl.queues.memory import MemoryQueue
 from reference_impl.queues.port import QueuedTask
@@ -60,6 +60,11 @@ class Scene:
         self.money = money
         self.expires_s = 1000.0
         self.timeout_s = 60.0
+        self.concurrency = 100
+
+        self.custom_id = "c{}"
+        self.tags = False
+        self.recorded: list[tuple[str, Call]] = []
 
     async def play(self, number: int, during: Callable[[], Awaitable[None]] | None = None) -> None:
         loop = asyncio.get_running_loop()
@@ -79,7 +84,7 @@ class Scene:
         params = msgspec.Raw(msgspec.json.encode(body))
         await self.store.create(
             Batch("b", "k", 0.0, self.expires_s, processing=number),
-            [BatchRequest(f"c{n}", params) for n in range(number)],
+            [BatchRequest(self.custom_id.format(n), params) for n in range(number)],
         )
         worker = BatchWorker(
             self.endpoint,
@@ -89,9 +94,14 @@ class Scene:
             budgets=accounting.budgets,
             timeout_s=self.timeout_s,
             instance="instance-1",
+            tags=self.tags,
+            on_recorded=lambda key, call: self.recorded.append((key, call)),
         )
         processor = TaskProcessor(
-            self.queue, retry=RetrySpec(backoff_s=1.0), effects=worker, concurrency=100
+            self.queue,
+            retry=RetrySpec(backoff_s=1.0),
+            effects=worker,
+            concurrency=self.concurrency,
         )
         worker.register(processor)
         await self.queue.enqueue_many(
@@ -150,7 +160,7 @@ def test_a_failure_is_tried_again_as_another_attempt_and_all_are_in_the_books() 
         assert (await scene.batch()).succeeded == 1
         (row,) = await scene.rows()
         assert (row.outcome, row.attempts, row.cost_nanousd) == ("ok", 3, COST)
-        assert [call.attempt for call in scene.endpoint.calls] == [0, 1, 2]
+        assert [call.attempt for call in scene.endpoint.calls] == [0, 100, 200]
         assert {call.request_id for call in scene.endpoint.calls} == {call_id("b/0")}
 
     kernel.run(main())
@@ -243,5 +253,53 @@ def test_a_task_that_comes_twice_is_answered_once() -> None:
         await scene.play(1, again)
         assert (len(scene.endpoint.calls), len(await scene.rows())) == (1, 1)
         assert (await scene.queue.statistics()).depth == 0
+
+    kernel.run(main())
+
+
+def test_the_trace_of_a_result_says_how_long_its_request_waited_in_the_queue() -> None:
+    async def main() -> None:
+        scene = Scene(Endpoint())
+        scene.concurrency = 1
+        await scene.play(3)
+        assert [key for key, _ in scene.recorded] == ["b/0", "b/1", "b/2"]
+        waits_s = [call.trace.queue_wait_s for _, call in scene.recorded]
+        assert waits_s == pytest.approx([0.0, 1.0, 2.0])
+        assert {call.trace.instance for _, call in scene.recorded} == {"instance-1"}
+
+    kernel.run(main())
+
+
+def test_a_run_that_was_not_the_first_to_answer_is_not_told() -> None:
+    async def main() -> None:
+        scene = Scene(Endpoint())
+
+        async def meanwhile() -> None:
+            await asyncio.sleep(0.5)
+            await scene.store.record("b", 0, "succeeded", b"{}", 0.5)
+
+        await scene.play(2, meanwhile)
+        assert [key for key, _ in scene.recorded] == ["b/1"]
+
+    kernel.run(main())
+
+
+def test_a_custom_id_that_is_a_tag_names_the_call_where_tags_are_heeded() -> None:
+    async def main() -> None:
+        for heeded in (True, False):
+            scene = Scene(Endpoint(Overloaded("busy")))
+            scene.custom_id = "twinload-7-8-900-50"
+            scene.tags = heeded
+            await scene.play(1)
+            tags = [call.tag for call in scene.endpoint.calls]
+            request_id = 7 if heeded else call_id("b/0")
+            assert [tag and (tag.request_id, tag.attempt) for tag in tags] == [
+                (request_id, 0),
+                (request_id, ATTEMPT_STRIDE),
+            ]
+            tag = tags[0]
+            assert tag is not None
+            sizes = (tag.prompt_id, tag.input_tokens, tag.output_tokens)
+            assert sizes == ((8, 900, 50) if heeded else (0, 0, 0))
 
     kernel.run(main())

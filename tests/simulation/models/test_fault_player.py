@@ -101,9 +101,7 @@ def test_a_share_of_the_attempts_fails_by_the_luck_of_each() -> None:
 
 
 def test_a_fault_that_nothing_can_play_is_refused_and_not_left_out() -> None:
-    with pytest.raises(
-        ScenarioError, match=r"^faults\.0: broker_outage cannot be played in virtual"
-    ):
+    with pytest.raises(ScenarioError, match=r"^faults\.0: there is no broker to be away"):
         played([{"kind": "broker_outage", "at_s": 3}])
 
 

@@ -133,6 +133,12 @@ def test_an_override_leaves_the_original_alone() -> None:
     assert scenario_sha256(changed) != scenario_sha256(scenario)
 
 
+def test_an_override_leaves_its_values_alone() -> None:
+    instances = {"initial": 3}
+    load_scenario("demo", {"deployment.instances": instances, "deployment.instances.initial": 4})
+    assert instances == {"initial": 3}
+
+
 def test_overrides_of_the_command_line_are_yaml_values() -> None:
     assert parse_overrides(["seed=7", "a.b=0.5", "c={kind: constant, value: 1}", "d=x"]) == {
         "seed": 7,
