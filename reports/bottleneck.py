@@ -100,7 +100,9 @@ def judge(run: Run, seed: int = 0) -> Verdict:
 
 def _judge(run: Run, seed: int) -> Verdict:
     frame = run.requests
-    pools = pool_table(run.servers, int(frame["ok"].sum()))
+    # A queue of batches is long by design, and nobody who waits for an answer stands in it.
+    servers = run.servers[run.servers["kind"] != "broker"] if len(run.batches) else run.servers
+    pools = pool_table(servers, int(run.worked_on["ok"].sum()))
     headroom = _headroom(pools, run)
     missed = [a for a in attainments(frame, run.slos) if not a.met]
     # A broken promise on the first token is explained by what happens before it, not by the length of the answer.
@@ -237,7 +239,7 @@ def _headroom(pools: pd.DataFrame, run: Run) -> Headroom | None:
     if bounded.empty:
         return None
     span = float(run.stations["t_s"].max())
-    throughput = float(run.requests["ok"].sum()) / span if span > 0 else 0.0
+    throughput = float(run.worked_on["ok"].sum()) / span if span > 0 else 0.0
     pool = bounded["bound_per_s"].idxmin()
     return Headroom(str(pool), throughput, float(bounded["bound_per_s"].min()))
 

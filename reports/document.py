@@ -198,6 +198,7 @@ def _sections(runs: Labelled, judged: Sequence[Judged], draw: _Drawer) -> list[S
     instances = draw(
         "instances", "instances over time with scaling decisions", partial(figures.fleet, runs)
     )
+    batches = [tables.batches(label, run) for _, label, run in each if len(run.batches)]
     answered = any(run.requests["ok"].any() for _, run in runs)
     no_answer = "" if answered else "No request was answered, so there is no latency to show."
     return [
@@ -233,6 +234,7 @@ def _sections(runs: Labelled, judged: Sequence[Judged], draw: _Drawer) -> list[S
                 tables.figures_of_merit(runs),
             ],
         ),
+        *([Section("Message batches", tables=batches)] if batches else []),
     ]
 
 

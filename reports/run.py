@@ -46,11 +46,15 @@ class _Format(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Run:
-    """A run in memory. `requests` is the derived frame (`reports.metrics.derive`), `stations` as recorded."""
+    """A run in memory. `requests` is the derived frame (`reports.metrics.derive`), `stations` as recorded.
+
+    `batches` is the same of the requests of message batches, which are not among `requests`: nobody waits for them.
+    """
 
     folder: Path
     manifest: Manifest
     requests: pd.DataFrame
+    batches: pd.DataFrame
     stations: pd.DataFrame
     events: tuple[SystemEvent, ...]
 
@@ -69,6 +73,11 @@ class Run:
     @property
     def name(self) -> str:
         return str(self.scenario.get("name") or self.folder.name)
+
+    @cached_property
+    def worked_on(self) -> pd.DataFrame:
+        """`requests` and `batches`: all that the stations had to do with."""
+        return pd.concat([self.requests, self.batches]) if len(self.batches) else self.requests
 
     @cached_property
     def servers(self) -> pd.DataFrame:
@@ -106,7 +115,16 @@ def load_run(folder: Path) -> Run:
         events = tuple(read_events(folder))
     except (OSError, msgspec.MsgspecError) as error:
         raise ReportError(f"{folder / EVENTS_FILE}: cannot be read: {_one_line(error)}") from error
-    run = Run(folder, manifest, derive(requests), stations, events)
+    derived = derive(requests)
+    in_batch = derived["kind"] == "batch"
+    run = Run(
+        folder,
+        manifest,
+        derived[~in_batch].reset_index(drop=True),
+        derived[in_batch].reset_index(drop=True),
+        stations,
+        events,
+    )
     _ = run.slos  # refuse here, not in the middle of a report
     return run
 

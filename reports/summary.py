@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+from reports.batches import batch_outcomes
 from reports.bottleneck import judge
 from reports.fleet import instance_seconds, largest_fleet, scaling_events
 from reports.metrics import QUANTILES, hit_ratio, quantile_of, window_s
@@ -40,6 +42,7 @@ SUMMARY_KEYS: Final[dict[str, str]] = {
     "largest_instances": "largest number of instances at a sample",
     "instance_seconds": "time of instances paid for: booting, ready and draining",
     "scaling_events": "decisions of the autoscaler",
+    "batches": "list of {number, tenant, model, requests, outcomes, submitted_s, done_s (null: not done), took_s, rate_per_s, queue_wait_s, cost_usd, wasted_calls}; their requests are in no other key",
     "verdict": "{limiting (a resource key or null), headline, action, confidence, reasons, slow_until (`done` or `first_token`), candidates, headroom}",
     "validity": "{state: pass|warn|fail, checks: list of {name, state, detail}}",
 }
@@ -92,6 +95,7 @@ def summarise(run: Run | Path) -> dict[str, Any]:
         "largest_instances": largest_fleet(run.stations, frame),
         "instance_seconds": instance_seconds(run.stations),
         "scaling_events": len(scaling_events(run.events)),
+        "batches": [{**asdict(batch), "took_s": batch.took_s} for batch in batch_outcomes(run)],
         "verdict": _verdict(run),
         "validity": {
             "state": worst(checks),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from reports.batches import batch_outcomes
 from reports.bottleneck import Verdict
 from reports.figures import Labelled
 from reports.fleet import instance_seconds, largest_fleet, scaling_events
@@ -21,6 +22,7 @@ from reports.wording import DASH, amount, difference, interval, relative
 __all__ = [
     "Table",
     "attempts",
+    "batches",
     "candidates",
     "cards",
     "figures_of_merit",
@@ -136,7 +138,7 @@ def _merit(run: Run) -> dict[str, str]:
 
 def stations(label: str, run: Run) -> Table:
     """Pools of stations with demand and bound."""
-    table = pool_table(run.servers, int(run.requests["ok"].sum()))
+    table = pool_table(run.servers, int(run.worked_on["ok"].sum()))
     rows = tuple(
         (
             str(pool),
@@ -234,6 +236,37 @@ def attempts(runs: Labelled) -> Table:
         ("Most calls for one request", *(amount(float(f["attempts"].max()), "") for f in frames)),
     )
     return Table("Attempts", ("Measure", *(label for label, _ in runs)), rows)
+
+
+def batches(label: str, run: Run) -> Table:
+    """Each batch: results, when it was done, rate, cost, waste."""
+    found = batch_outcomes(run)
+    rows = tuple(
+        (
+            f"{b.number}: {b.tenant}, {b.model}",
+            amount(b.requests, ""),
+            amount(b.succeeded, ""),
+            amount(b.requests - b.succeeded - b.unfinished, ""),
+            amount(b.unfinished, ""),
+            amount(b.submitted_s, "s"),
+            amount(b.done_s, "s"),
+            amount(b.took_s, "s"),
+            amount(b.rate_per_s, "/s"),
+            amount(b.queue_wait_s, "s"),
+            amount(b.cost_usd, "usd"),
+            amount(b.wasted_calls, ""),
+        )
+        for b in found
+    )
+    heads = (
+        "Batch", "requests", "succeeded", "without an answer", "unfinished", "submitted at", "done at", "took", "rate",
+        "in the queue, mean", "cost", "calls made again",
+    )  # fmt: skip
+    note = (
+        "Requests of batches are in none of the figures above: nobody waits for them. A dash: the batch was not done when the "
+        "run ended."
+    )
+    return Table(f"Batches, {label}", heads, rows, note)
 
 
 def scaling(label: str, run: Run, most: int = 20) -> Table:

@@ -6,12 +6,14 @@ rows by the client and the hops, station samples by the stations), so a disagree
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
 import pandas as pd
 
 from reference_impl.telemetry.records import STAGES
+from reports.batches import batch_outcomes
 from reports.objectives import lag_allowance_s
 from reports.run import Run
 from simulation.statistics import mser5, quantile
@@ -43,8 +45,8 @@ def check_run(run: Run) -> list[Check]:
     return [
         _complete(run),
         _conservation(run),
-        _causality(frame),
-        _stages(frame),
+        _causality(run.worked_on),
+        _stages(run.worked_on),
         _little(run),
         _utilisation(run.servers),
         _lag(run),
@@ -69,11 +71,16 @@ def _complete(run: Run) -> Check:
 def _conservation(run: Run) -> Check:
     name = "Every arrival has one outcome"
     n = len(run.requests)
-    if n == 0:
+    if n == 0 and run.batches.empty:
         return Check(name, "fail", "no request was recorded")
     missing = run.manifest.validity.get("missing_arrivals")
     if missing and run.complete:
         return Check(name, "fail", f"the load generator counts {missing:,} arrivals without a row")
+    lacking = [b.number for b in batch_outcomes(run) if b.requests != _batch_size(run, b.number)]
+    if lacking and run.complete:
+        return Check(name, "fail", f"requests of batch {lacking[0]} have no row")
+    if n == 0:
+        return Check(name, "pass", f"{len(run.batches):,} requests of batches, each with one row")
     frame = run.requests
     gaps = int(frame["request_id"].iloc[-1]) + 1 - n
     if not run.complete or gaps == 0:
@@ -91,6 +98,16 @@ def _conservation(run: Run) -> Check:
         "pass",
         f"{n:,} requests, each with one outcome; {gaps:,} later turns were never reached",
     )
+
+
+def _batch_size(run: Run, number: int) -> int | None:
+    """How many requests the scenario's batch has; None where the manifest does not say."""
+    workload = run.scenario.get("workload")
+    batches = workload.get("batches") if isinstance(workload, Mapping) else None
+    if not isinstance(batches, list) or not number < len(batches):
+        return None
+    size = batches[number].get("requests")
+    return size if isinstance(size, int) else None
 
 
 def _causality(frame: pd.DataFrame) -> Check:
@@ -137,7 +154,7 @@ def _little(run: Run) -> Check:
     if slots.empty:
         return Check(name, "skip", "no station with slots was sampled")
     queued = float((slots["queue_length"] * slots["interval_s"]).sum())
-    waited = float(run.requests["instance_wait_s"].sum())
+    waited = float(run.worked_on["instance_wait_s"].sum())
     larger = max(queued, waited)
     # Below a waiter in a hundred there is no queue to check the law on.
     if larger < 0.01 * float(slots["interval_s"].sum()):

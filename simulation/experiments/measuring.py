@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 
+from reference_impl.batches.records import BATCH
 from reference_impl.telemetry import RequestRecord, StationSample, SystemEvent
 from simulation.experiments.backlog import growth
 from simulation.experiments.errors import ExperimentError
@@ -51,11 +52,14 @@ METRICS: Final[dict[str, str]] = {
     "goodput_per_s": "requests that kept every SLO, per second of arrivals",
     "attempts_mean": "calls of the endpoint per request",
     "cache_hit_ratio": "requests answered without a call of their own, of those that asked the cache",
-    "cost_usd": "price of all tokens",
+    "cost_usd": "price of all tokens, those of batches left out",
     "cost_per_1000_usd": "price per thousand answers",
     "instance_s": "instance-seconds, boots included",
     "utilisation": "busy share of the instances' slots",
     "backlog_growth_per_s": "how fast the number in the system grew in the second half of the arrivals",
+    "batch_done_s": "when the last result of all message batches was recorded; none while one is missing",
+    "batch_unfinished": "requests of batches without a result",
+    "batch_cost_usd": "price of all tokens of batches",
 }
 HIGHER_IS_BETTER: Final = frozenset(
     {"throughput_per_s", "goodput_per_s", "cache_hit_ratio", "slos_met"}
@@ -109,9 +113,16 @@ class MeasuringSink:
         self._hit = array("b")
         # Of every station sample: instant, instance-seconds; instant, busy and possible slot-seconds.
         self._fleet: list[tuple[float, float]] = []
+        # Of batches: requests, those without a result, when the last came, price.
+        self._batch_requests = self._batch_unfinished = 0
+        self._batch_done_s = math.nan
+        self._batch_cost_usd = 0.0
         self._slots: list[tuple[float, float, float]] = []
 
     def request(self, record: RequestRecord, /) -> None:
+        if record.kind == BATCH:
+            self._request_of_batch(record)
+            return
         ok = record.outcome == "ok"
         hit = record.cache in _HITS
         first_s, done_s = record.first_token_s, record.done_s
@@ -129,6 +140,15 @@ class MeasuringSink:
         self._ok.append(ok)
         self._asked_cache.append(record.cache != "off")
         self._hit.append(hit)
+
+    def _request_of_batch(self, record: RequestRecord) -> None:
+        """Nobody waits for it, so it counts in nothing else."""
+        self._batch_requests += 1
+        self._batch_cost_usd += record.cost_usd
+        if record.outcome == "unfinished":
+            self._batch_unfinished += 1
+        elif not record.done_s < self._batch_done_s:
+            self._batch_done_s = record.done_s
 
     def station(self, sample: StationSample, /) -> None:
         if sample.kind == "fleet":
@@ -195,6 +215,9 @@ class MeasuringSink:
             "instance_s": math.fsum(s for t_s, s in self._fleet if t_s > warm_up_s),
             "utilisation": busy_s / possible_s if possible_s else math.nan,
             "backlog_growth_per_s": grown.per_s,
+            "batch_done_s": math.nan if self._batch_unfinished else self._batch_done_s,
+            "batch_unfinished": self._batch_unfinished if self._batch_requests else math.nan,
+            "batch_cost_usd": self._batch_cost_usd if self._batch_requests else math.nan,
         }
         row.update({name: _number(found[name]) for name in METRICS})
         notes = [limit] if limit else []

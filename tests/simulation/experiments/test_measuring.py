@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from reference_impl.telemetry import RequestRecord
 from reports.metrics import QUANTILES, derive, hit_ratio, quantile_of
 from reports.objectives import attainments
 from reports.run import load_run
@@ -16,6 +17,7 @@ from simulation.experiments.errors import ExperimentError
 from simulation.experiments.job import make_job, run_job
 from simulation.experiments.measuring import (
     METRICS,
+    MeasuringSink,
     Row,
     attained_column,
     check_metric,
@@ -25,6 +27,7 @@ from simulation.experiments.measuring import (
 from simulation.experiments.virtual_run import Provenance, run_virtual
 from simulation.scenario.spec import load_scenario
 from simulation.scenario.workload import compile_workload
+from simulation.world import simulate
 from tests.simulation.experiments.tools import small
 
 SLOS = [
@@ -150,3 +153,35 @@ def test_growth_is_the_slope_of_arrivals_minus_departures() -> None:
     assert grown.per_s == pytest.approx(1.0, rel=0.01)
     assert growth(sent_s, sent_s + 3, 1000.0).significant is False
     assert math.isclose(growth(np.array([]), np.array([]), 10.0).per_s, 0.0)
+
+
+def test_requests_of_batches_are_measured_apart() -> None:
+    spec = load_scenario("mm1", {"horizon_s": 200})
+    plain, mixed = MeasuringSink(spec), MeasuringSink(spec)
+    simulate(spec, compile_workload(spec), plain)
+    simulate(spec, compile_workload(spec), mixed)
+    for place, outcome in enumerate(("ok", "ok", "client_error")):
+        mixed.request(
+            RequestRecord(
+                request_id=10**9 + place, kind="batch", intended_s=0.0, sent_s=0.0, done_s=900.0 - place,
+                outcome="ok" if outcome == "ok" else "client_error", cost_usd=2.0,
+            )
+        )  # fmt: skip
+    alone, both = plain.row(0.0), mixed.row(0.0)
+    batch = {name for name in METRICS if name.startswith("batch_")}
+    assert {name: both[name] for name in both if name not in batch} == {
+        name: alone[name] for name in alone if name not in batch
+    }
+    assert {alone[name] for name in batch} == {None}
+    assert (both["batch_done_s"], both["batch_unfinished"], both["batch_cost_usd"]) == (
+        900.0,
+        0,
+        6.0,
+    )
+    mixed.request(
+        RequestRecord(
+            request_id=10**9 + 3, kind="batch", intended_s=0.0, sent_s=0.0, done_s=950.0, outcome="unfinished"
+        )
+    )  # fmt: skip
+    cut = mixed.row(0.0)
+    assert (cut["batch_done_s"], cut["batch_unfinished"]) == (None, 1)
