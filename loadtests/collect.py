@@ -15,13 +15,22 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
+from loadtests.batch_join import BatchJoin, BatchTrace
+from loadtests.batch_rows import read_batch_rows
 from loadtests.client_rows import ClientRow, read_client_rows
 from loadtests.stack import MOCK_LOG
+from loadtests.stored_batches import StoredBatches
 from reference_impl.messages import ATTEMPT_STRIDE
 from reference_impl.telemetry import RequestRecord, RequestTrace, StationSample, SystemEvent
 from reference_impl.telemetry.run_folder import RunWriter
-from reference_impl.telemetry.run_log import EVENTS_PATTERN, STATIONS_PATTERN, TRACES_PATTERN
+from reference_impl.telemetry.run_log import (
+    EVENTS_PATTERN,
+    STATIONS_PATTERN,
+    TRACES_PATTERN,
+    read_samples,
+)
 from reference_impl.telemetry.trace_log import read_traces
+from simulation.scenario.compiled_batches import FIRST_BATCH_ID
 from simulation.scenario.workload import CompiledWorkload
 
 __all__ = ["Collected", "collect"]
@@ -61,15 +70,24 @@ class _MockRow(msgspec.Struct):
 
 
 def collect(
-    raw: Path, out: Path, workload: CompiledWorkload, *, t0_monotonic_s: float, until_s: float
+    raw: Path,
+    out: Path,
+    workload: CompiledWorkload,
+    *,
+    t0_monotonic_s: float,
+    until_s: float,
+    t0_unix_s: float = math.nan,
+    end_s: float = math.inf,
+    batches: StoredBatches = StoredBatches(),  # noqa: B008 - immutable
 ) -> Collected:
     """Write `requests.parquet`, `stations.parquet` and `events.jsonl` into `out`, from what the processes wrote into `raw`.
 
-    `until_s`: the run covered the instants 0 to this. Rows come in order of request id. Raises FileExistsError if
+    `until_s`: requests that are due from 0 to this were sent; `end_s`: results were awaited until then. `batches`: what the ledger
+    knows of the batches, whose instants count from `t0_unix_s`. Rows come in order of request id. Raises FileExistsError if
     `out` holds these tables already.
     """
     rows = sorted(read_client_rows(raw), key=lambda row: row.request_id)
-    traces = _traces(raw)
+    traces, batch_traces = _traces(raw)
     attempts = list(_lines(raw, MOCK_LOG, _MockRow))
     endpoint_s = {(row.request_id, row.attempt): row.endpoint_s for row in attempts}
     outcomes: dict[str, int] = {}
@@ -80,7 +98,14 @@ def collect(
             untraced += bool(traces) and trace is None and row.outcome == "ok"
             writer.request(_record(row, workload, trace, endpoint_s))
             outcomes[row.outcome] = outcomes.get(row.outcome, 0) + 1
-        for sample in sorted(_lines(raw, STATIONS_PATTERN, StationSample), key=_when):
+        submitted = read_batch_rows(raw)
+        of_batches = BatchJoin(batches, batch_traces, endpoint_s, t0_unix_s, end_s)
+        for batch in workload.batches:
+            if batch.number in submitted:
+                for record in of_batches.records(batch, submitted[batch.number]):
+                    writer.request(record)
+        samples = (s for path in sorted(raw.glob(STATIONS_PATTERN)) for s in read_samples(path))
+        for sample in sorted(samples, key=_when):
             at_s = sample.t_s - t0_monotonic_s
             if at_s > 0.0:
                 writer.station(msgspec.structs.replace(sample, t_s=at_s))
@@ -91,7 +116,12 @@ def collect(
     return Collected(
         requests=len(rows),
         outcomes=outcomes,
-        missing=sum(request not in seen for request in due),
+        missing=sum(request not in seen for request in due)
+        + sum(
+            len(batch)
+            for batch in workload.batches
+            if batch.at_s < until_s and batch.number not in submitted
+        ),
         overflow=sum(row.overflow for row in rows),
         lag_p99_s=_p99([row.sent_s - row.intended_s for row in rows]),
         untraced=untraced,
@@ -155,8 +185,9 @@ class _Joined(msgspec.Struct):
         )
 
 
-def _traces(folder: Path) -> dict[int, _Joined]:
-    """Per request: its last pass through the gateway, with the instance that this pass names."""
+def _traces(folder: Path) -> tuple[dict[int, _Joined], dict[int, BatchTrace]]:
+    """Per request: its last pass through the gateway, with the instance that this pass names. Requests of batches apart."""
+    of_batches: dict[int, BatchTrace] = {}
     joined: dict[int, _Joined] = {}
     by_instance: list[tuple[str, Path]] = []
     prefix, suffix = TRACES_PATTERN.split("*")
@@ -170,13 +201,16 @@ def _traces(folder: Path) -> dict[int, _Joined]:
                 joined[row.request_id] = _Joined(row.attempt, row.trace)
     for instance_id, path in by_instance:
         for row in read_traces(path):
+            if row.request_id >= FIRST_BATCH_ID:
+                of_batches[row.request_id] = (row.attempt, row.trace)
+                continue
             request = joined.get(row.request_id)
             if request is None or request.gateway.instance != instance_id:
                 continue
             # A client's own attempts are a stride apart; the processor counts up from each.
             if row.attempt // ATTEMPT_STRIDE == request.gateway_attempt // ATTEMPT_STRIDE:
                 request.instance = (row.attempt, row.trace)
-    return joined
+    return joined, of_batches
 
 
 def _late_s(attempts: list[_MockRow]) -> list[float]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from gevent.event import AsyncResult
 
+from loadtests.batch_submitter import BatchSubmitter
 from loadtests.client_rows import ClientRow, RowWriter, rows_file
 from loadtests.conductor import FINISHED_MESSAGE, START_MESSAGE, boot_id
 from loadtests.http_client import HttpClient
@@ -48,6 +49,7 @@ class InjectorHost:
         self._metrics = metrics or ClientMetrics()
         self._start: AsyncResult = AsyncResult()
         self._injector: Injector | None = None
+        self._submitter: BatchSubmitter | None = None
         self._runner.register_message(START_MESSAGE, self._on_start)
         environment.events.test_stopping.add_listener(self._on_stop)
         environment.events.quitting.add_listener(self._on_stop)
@@ -72,9 +74,31 @@ class InjectorHost:
             metrics=self._metrics,
             on_reply=self._on_reply,
         )
-        self._injector.run(_on_this_clock(message))
+        t0 = _on_this_clock(message)
+        if number == 0 and self._workload.batches:
+            self._submitter = self._make_submitter()
+            self._submitter.start(t0)
+        self._injector.run(t0)
+        if self._submitter is not None:
+            self._submitter.join()
         self._runner.send_message(
             FINISHED_MESSAGE, {"client_id": client_id, "requests": writer.rows}
+        )
+
+    def _make_submitter(self) -> BatchSubmitter:
+        workload, options = self._workload, self._options
+        keys = options.api_keys or ("",)
+        tenants = workload.all_tenants
+        return BatchSubmitter(
+            workload.batches,
+            [
+                keys[tenants.index(batch.tenant)] if len(keys) > 1 else keys[0]
+                for batch in workload.batches
+            ],
+            self._environment.host or "",
+            self._folder,
+            end_s=options.horizon_s + options.drain_s,
+            request_timeout_s=options.request_timeout_s,
         )
 
     def _on_start(self, msg: Any, **_event: Any) -> None:
@@ -83,6 +107,8 @@ class InjectorHost:
     def _on_stop(self, **_event: Any) -> None:
         if self._injector is not None:
             self._injector.stop()
+        if self._submitter is not None:
+            self._submitter.stop()
 
     def _on_report(self, data: dict[str, Any], **_event: Any) -> None:
         data["twinload"] = self._metrics.take()

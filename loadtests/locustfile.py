@@ -119,7 +119,8 @@ def _inputs(environment: Environment, options: Any) -> tuple[CompiledWorkload, P
 def _injector_options(options: Any, workload: CompiledWorkload) -> InjectorOptions:
     horizon_s = options.horizon_s
     if horizon_s is None:
-        horizon_s = float(np.nanmax(workload.intended_s, initial=0.0)) + 1e-6
+        batches_s = [batch.at_s for batch in workload.batches]
+        horizon_s = float(np.nanmax([*workload.intended_s, *batches_s], initial=0.0)) + 1e-6
     return InjectorOptions(
         horizon_s=horizon_s,
         drain_s=options.drain_s,
@@ -136,7 +137,7 @@ def _api_keys(options: Any, workload: CompiledWorkload) -> tuple[str, ...]:
     """The key from the environment, for all or made one for each tenant."""
     key = os.environ.get(API_KEY_VARIABLE, "")
     if options.key_per_tenant:
-        return tuple(tenant_key(key, k) for k in range(len(workload.tenants)))
+        return tuple(tenant_key(key, k) for k in range(len(workload.all_tenants)))
     return (key,)
 
 

@@ -12,7 +12,13 @@ from reference_impl.live.services.postgres import PostgresServer
 from reference_impl.live.services.server_process import PrivateServer, free_port
 from reference_impl.live.services.valkey import ValkeyServer
 
-__all__ = ["TemporaryServer", "launch_and_wait", "temporary_postgres", "temporary_valkey"]
+__all__ = [
+    "TemporaryServer",
+    "launch_and_wait",
+    "temporary_postgres",
+    "temporary_queue",
+    "temporary_valkey",
+]
 
 POLL_S: Final = 0.01
 
@@ -65,6 +71,14 @@ def temporary_valkey(logs: Path) -> TemporaryServer:
     folder = tempfile.TemporaryDirectory(prefix="twinload-valkey-")
     log = logs / "valkey.log"
     return TemporaryServer(ValkeyServer(Path(folder.name), port=0, log=log, is_tied=True), folder)
+
+
+def temporary_queue(logs: Path) -> TemporaryServer:
+    """The same, with what was written on disk before it is acknowledged, as a queue needs it."""
+    folder = tempfile.TemporaryDirectory(prefix="twinload-queue-")
+    log = logs / "queue.log"
+    server = ValkeyServer(Path(folder.name), port=0, is_durable=True, log=log, is_tied=True)
+    return TemporaryServer(server, folder)
 
 
 def temporary_postgres(logs: Path) -> TemporaryServer:

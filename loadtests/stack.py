@@ -12,10 +12,11 @@ from typing import Final
 import msgspec
 
 from loadtests.child_process import ChildProcess, ProcessFailed, python_module
-from loadtests.servers import TemporaryServer, temporary_postgres, temporary_valkey
+from loadtests.servers import TemporaryServer, temporary_postgres, temporary_queue, temporary_valkey
 from reference_impl.caches.connect import URL_VARIABLE
 from reference_impl.database.connect import DSN_VARIABLE
 from reference_impl.live.services.server_process import ServiceUnavailable
+from reference_impl.queues.connect import URL_VARIABLE as QUEUE_VARIABLE
 from simulation.scenario.schema import Scenario
 
 __all__ = ["Stack", "StackError"]
@@ -34,7 +35,8 @@ class Stack:
     """Mock, gateway and instances of a scenario; a context manager that leaves no process behind.
 
     A cache that gateways share is on the server that TWINLOAD_REDIS names, else on a Valkey that is started for it; a ledger in
-    PostgreSQL is on the one that TWINLOAD_DATABASE names, else on one that is started for it.
+    PostgreSQL is on the one that TWINLOAD_DATABASE names, else on one that is started for it; a queue on Redis on that of
+    TWINLOAD_QUEUE, else on a durable Valkey.
 
     Args:
         scenario: its deployment, endpoint profile and seed are started.
@@ -131,6 +133,10 @@ class Stack:
         if deployment.database.ledger == "postgres":
             variables |= self._serve(
                 DSN_VARIABLE, temporary_postgres, "a ledger in PostgreSQL (deployment.database)"
+            )
+        if deployment.queue.broker == "redis":
+            variables |= self._serve(
+                QUEUE_VARIABLE, temporary_queue, "a queue on Redis (deployment.queue)"
             )
         return variables
 

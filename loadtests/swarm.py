@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from loadtests.batch_rows import read_batch_rows
 from loadtests.child_process import PACKAGES, ProcessFailed
 from loadtests.collect import collect
 from loadtests.keys import tenant_key
@@ -25,8 +26,10 @@ from loadtests.locust_processes import LocustProcesses, SwarmOptions
 from loadtests.provenance import commit, machine, now_iso, versions
 from loadtests.stack import Stack, StackError
 from loadtests.status import Failed, Finished, Progress, Started
+from loadtests.stored_batches import StoredBatches, stored_batches
 from loadtests.target import BadTarget, parse_target
 from loadtests.validity import validity
+from reference_impl.database.errors import DatabaseError
 from simulation.scenario.manifest import MANIFEST_NAME, Manifest
 from simulation.scenario.schema import Scenario, scenario_sha256
 from simulation.scenario.workload import CompiledWorkload
@@ -98,6 +101,11 @@ def run_swarm(
     web_port = _web_port(options) if options.web else None
     if target_url is not None:
         _check_target(target_url)
+        if workload.batches:
+            raise SwarmError(
+                "workload.batches: what becomes of a batch is read from the ledger, which a target does not show; run against "
+                "the scenario's own system (no --target), or leave batches out (--set workload.batches=[])"
+            )
         tags = options.tags and urlsplit(target_url).hostname in LOOPBACK
         options = msgspec.structs.replace(options, tags=tags)
     try:
@@ -171,7 +179,9 @@ class _Run:
             stack = None
             if target_url is None:
                 api_key = secrets.token_urlsafe(24)
-                tenants = {tenant_key(api_key, k): t for k, t in enumerate(self._workload.tenants)}
+                tenants = {
+                    tenant_key(api_key, k): t for k, t in enumerate(self._workload.all_tenants)
+                }
                 stack = processes.enter_context(Stack(scenario, self._raw, tenants))
                 target_url = stack.url
             locust = LocustProcesses(
@@ -254,12 +264,19 @@ class _Run:
             msgspec.structs.replace(self._manifest, notes=(note,)).write(self._out)
             return
         until_s = min(self._scenario.horizon_s, self._followed_until - started.t0_monotonic_s)
+        batches, unread = self._batches()
         collected = collect(
             self._raw,
             self._out,
             self._workload,
             t0_monotonic_s=started.t0_monotonic_s,
+            t0_unix_s=started.t0_unix_s,
             until_s=until_s,
+            end_s=min(
+                self._scenario.horizon_s + self._scenario.drain_s,
+                self._followed_until - started.t0_monotonic_s,
+            ),
+            batches=batches,
         )
         checks, notes = validity(self._scenario, collected)
         complete = self._finished is not None and not failure
@@ -267,9 +284,21 @@ class _Run:
             self._manifest,
             complete=complete,
             t0_monotonic_s=started.t0_monotonic_s,
-            notes=(*((failure,) if failure else ()), *notes),
+            notes=(*((failure,) if failure else ()), *unread, *notes),
             validity=checks,
         ).write(self._out)
+
+    def _batches(self) -> tuple[StoredBatches, tuple[str, ...]]:
+        """What the ledger says of the batches, and a note where it cannot be read."""
+        ids = [row.batch_id for row in read_batch_rows(self._raw).values() if row.batch_id]
+        if not ids:
+            return StoredBatches(), ()
+        try:
+            return stored_batches(self._scenario.deployment.database, self._raw, ids), ()
+        except DatabaseError as error:
+            return StoredBatches(), (
+                f"the ledger cannot be read, so batches are told as unfinished: {error}",
+            )
 
 
 def _check_options(options: SwarmOptions) -> None:

@@ -20,6 +20,7 @@ from reference_impl.instances.port import InstanceMetrics, InstanceProvider
 from reference_impl.metrics import ServiceMetrics
 from reference_impl.process_config import ProcessConfig
 from reference_impl.queues.port import MessageQueue
+from reference_impl.queues.station import QueueStation
 from reference_impl.service import MessagesEndpoint, gateway_app, request_ids
 from reference_impl.system import System
 from reference_impl.telemetry import StationSample
@@ -66,7 +67,7 @@ class GatewayService:
         self._run_log = run_log = RunLog(config.run_dir, "gateway", "gateway")
         self._sample_interval_s = config.sample_interval_s
         self._cpu_sample = cpu_sample
-        self._sampling: asyncio.Task[None] | None = None
+        self._watching: list[asyncio.Task[None]] = []
         self._ready = False
         clock = wall_clock or asyncio.get_running_loop().time
         accounting = None
@@ -104,6 +105,8 @@ class GatewayService:
         messages = MessagesEndpoint(
             self._system.gateway, metrics, request_ids(), config.tenants, on_done=run_log.trace
         )
+        self._queue = queue
+        self._queue_station = QueueStation()
         self._batches: BatchService | None = None
         if queue is not None:
             assert ledger is not None, "DeploymentSpec asks for a ledger where there is a queue"
@@ -133,10 +136,11 @@ class GatewayService:
         await self._system.start()
         if self._batches is not None:
             await self._batches.start()
-        self._sampling = asyncio.create_task(
-            self._run_log.sample_every(self._sample_interval_s, self._stations),
-            name="background:sampling",
-        )
+        sampling = self._run_log.sample_every(self._sample_interval_s, self._stations)
+        self._watching.append(asyncio.create_task(sampling, name="background:sampling"))
+        if self._queue is not None:
+            watch = self._queue_station.watch(self._queue, self._sample_interval_s)
+            self._watching.append(asyncio.create_task(watch, name="background:queue watch"))
         self._ready = True
 
     async def drain(self) -> None:
@@ -146,9 +150,10 @@ class GatewayService:
 
     async def aclose(self) -> None:
         """End the fleet and write the last samples."""
-        if self._sampling is not None:
-            self._sampling.cancel()
-            await asyncio.gather(self._sampling, return_exceptions=True)
+        for task in self._watching:
+            task.cancel()
+        await asyncio.gather(*self._watching, return_exceptions=True)
+        if self._watching:
             self._run_log.stations(self._stations())
         if self._batches is not None:
             await self._batches.aclose()
@@ -157,4 +162,5 @@ class GatewayService:
 
     def _stations(self) -> list[StationSample]:
         ledger = [] if self._ledger is None else self._ledger.samples()
-        return [self._cpu_sample(), self._system.fleet.sample(), *ledger]
+        queue = self._queue_station.sample()
+        return [self._cpu_sample(), self._system.fleet.sample(), *ledger, *queue]

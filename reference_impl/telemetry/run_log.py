@@ -7,7 +7,8 @@ the machine's monotonic clock.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +18,7 @@ from reference_impl.messages import Call
 from reference_impl.telemetry import StationSample, SystemEvent
 from reference_impl.telemetry.trace_log import TraceLog
 
-__all__ = ["EVENTS_PATTERN", "STATIONS_PATTERN", "TRACES_PATTERN", "RunLog"]
+__all__ = ["EVENTS_PATTERN", "STATIONS_PATTERN", "TRACES_PATTERN", "RunLog", "read_samples"]
 
 TRACES_PATTERN = "traces-*.jsonl"
 STATIONS_PATTERN = "stations-*.jsonl"
@@ -68,3 +69,14 @@ class RunLog:
             self._traces.close()
             self._stations.close()
             self._events.close()
+
+
+def read_samples(path: Path) -> Iterator[StationSample]:
+    """The station samples of one process; a last line that a kill cut short is left out."""
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                fields = msgspec.json.decode(line)
+                if fields["capacity"] is None:  # JSON has no infinity
+                    fields["capacity"] = math.inf
+                yield msgspec.convert(fields, StationSample)

@@ -97,7 +97,14 @@ def replay_of(live: Path) -> Replay:
     ids = requests["request_id"].to_numpy()
     known = (ids >= 0) & (ids < len(workload))
     sent_s[ids[known]] = requests["sent_s"].to_numpy()[known]
-    return Replay(workload.replaying(sent_s), _lead_s(live, manifest))
+    # Submitted at once: the first request of a batch tells when.
+    submitted_s = dict(zip(ids.tolist(), requests["sent_s"].tolist(), strict=True))
+    batches_sent_s = {
+        batch.number: submitted_s[batch.first_id]
+        for batch in workload.batches
+        if batch.first_id in submitted_s
+    }
+    return Replay(workload.replaying(sent_s, batches_sent_s), _lead_s(live, manifest))
 
 
 def _lead_s(live: Path, manifest: Manifest) -> float:

@@ -86,6 +86,11 @@ class CompiledWorkload:
         order = np.argsort(self.intended_s, kind="stable")
         return order[: int(np.count_nonzero(~np.isnan(self.intended_s)))]
 
+    @property
+    def all_tenants(self) -> tuple[str, ...]:
+        """`tenants`, and after them those that have batches alone."""
+        return tuple(dict.fromkeys((*self.tenants, *(batch.tenant for batch in self.batches))))
+
     @cached_property
     def repeats_prompt(self) -> npt.NDArray[np.bool_]:
         """Which rows ask a prompt that another row asks too."""

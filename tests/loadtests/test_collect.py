@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 
 from loadtests.client_rows import ClientRow, RowWriter, rows_file
 from loadtests.collect import Collected, collect
+from loadtests.stored_batches import StoredBatches
 from loadtests.validity import lag_limit_s, validity
+from reference_impl.batches.port import RequestProgress
+from reference_impl.database.entries import LedgerEntry
 from reference_impl.messages import Call
 from reference_impl.telemetry import STAGES, RequestTrace, StationSample, SystemEvent
 from reference_impl.telemetry.run_folder import read_events, read_requests, read_stations
 from reference_impl.telemetry.trace_log import TraceLog
+from simulation.scenario.compiled_batches import FIRST_BATCH_ID, CompiledBatch
+from simulation.scenario.workload import CompiledWorkload
 from tests.loadtests.workloads import compiled, small
 
 WORKLOAD = compiled("{kind: constant, rate_per_s: 1}", horizon_s=4.5)  # due at 1, 2, 3, 4
@@ -257,3 +265,124 @@ def test_a_run_that_kept_its_instants_is_valid() -> None:
     checks, notes = validity(PROMISE, collected(mock_late_p99_s=math.nan))
     assert (checks["valid"], notes) == (True, ())
     assert checks["mock_late_p99_s"] is None
+
+
+def night(size: int) -> CompiledWorkload:
+    batch = CompiledBatch(
+        number=0,
+        at_s=2.0,
+        poll_s=1.0,
+        model="claude-haiku-4-5",
+        tenant="reports",
+        max_tokens=9,
+        input_tokens=np.full(size, 50, dtype=np.int32),
+        output_tokens=np.full(size, 5, dtype=np.int32),
+    )
+    return dataclasses.replace(WORKLOAD, batches=(batch,))
+
+
+def batch_row(**fields: Any) -> bytes:
+    row = {"number": 0, "intended_s": 2.0, "sent_s": 2.1, "batch_id": "b", **fields}
+    return json.dumps(row).encode() + b"\n"
+
+
+def booked(place: int, **fields: Any) -> LedgerEntry:
+    values: dict[str, Any] = {"kind": "batch", "attempts": 1, "output_tokens": 5, "cost_nanousd": 7_000_000, "instance": "i-1"}  # fmt: skip
+    return LedgerEntry(entry_id=f"b/{place}", at_s=0.0, **(values | fields))
+
+
+def join_batch(
+    folder: Path, size: int, stored: StoredBatches
+) -> tuple[Collected, list[dict[Any, Any]]]:
+    collected = collect(
+        folder / "raw",
+        folder,
+        night(size),
+        t0_monotonic_s=T0,
+        t0_unix_s=5000.0,
+        until_s=10.0,
+        end_s=20.0,
+        batches=stored,
+    )
+    rows = read_requests(folder).to_dict("records")
+    return collected, [row for row in rows if row["kind"] == "batch"]
+
+
+def test_requests_of_a_batch_are_joined_from_ledger_trace_and_mock(raw: Path) -> None:
+    first = FIRST_BATCH_ID
+    (raw / "batches.jsonl").write_bytes(batch_row())
+    write_trace(raw, "i-1", first, 100, queue_wait_s=3.0, llm_first_token_s=1.0, attempts=1)
+    write_mock(
+        raw,
+        {"request_id": first, "attempt": 0, "endpoint_s": 0.1, "outcome": "ok"},
+        {"request_id": first, "attempt": 100, "endpoint_s": 0.9, "outcome": "ok"},
+    )
+    stored = StoredBatches(
+        {
+            "b": [
+                RequestProgress(0, "c0", 2, "succeeded", 5008.0),
+                RequestProgress(1, "c1", 1, "errored", 5009.0),
+                RequestProgress(2, "c2", 1, "succeeded", 5021.0),
+                RequestProgress(3, "c3", 0),
+                RequestProgress(4, "c4", 1, "canceled", 5010.0),
+                RequestProgress(5, "c5", 0, "expired", 5011.0),
+            ]
+        },
+        {
+            "b/0": booked(0, attempts=2),
+            "b/1": booked(1, outcome="rate_limited", output_tokens=0, cost_nanousd=0),
+            "b/2": booked(2),
+        },
+    )
+    collected, rows = join_batch(raw.parent, 6, stored)
+    assert collected.missing == 4, "the single requests, which nobody sent"
+    assert [(row["request_id"], row["outcome"], row["done_s"]) for row in rows] == [
+        (first, "ok", 8.0),
+        (first + 1, "rate_limited", 9.0),
+        (first + 2, "unfinished", 20.0),  # recorded after the end of the run
+        (first + 3, "unfinished", 20.0),
+        (first + 4, "cancelled", 10.0),
+        (first + 5, "timeout", 11.0),
+    ]
+    one = rows[0]
+    assert (one["attempts"], one["cost_usd"], one["instance"]) == (2, 0.007, "i-1")
+    assert (one["queue_wait_s"], one["endpoint_s"], one["tenant"]) == (3.0, 0.9, "reports")
+    assert rows[3]["queue_wait_s"] == pytest.approx(17.9)
+    for row in rows:
+        stages = [row[stage] for stage in STAGES]
+        assert min(stages) >= 0
+        assert sum(stages) == pytest.approx(row["done_s"] - row["intended_s"])
+
+
+def test_a_request_whose_instance_was_killed_before_it_wrote_is_complete_but_for_its_stages(
+    raw: Path,
+) -> None:
+    (raw / "batches.jsonl").write_bytes(batch_row())
+    stored = StoredBatches(
+        {"b": [RequestProgress(0, "c0", 1, "succeeded", 5008.0)]}, {"b/0": booked(0)}
+    )
+    _, (row,) = join_batch(raw.parent, 1, stored)
+    assert (row["outcome"], row["done_s"], row["cost_usd"]) == ("ok", 8.0, 0.007)
+    assert row["other_s"] == pytest.approx(5.9)
+
+
+def test_a_batch_that_was_refused_for_good_is_a_row_a_request(raw: Path) -> None:
+    (raw / "batches.jsonl").write_bytes(batch_row(batch_id="", refused="client_error"))
+    _, rows = join_batch(raw.parent, 2, StoredBatches())
+    assert [row["outcome"] for row in rows] == ["client_error"] * 2
+
+
+def test_a_batch_that_nobody_submitted_is_missing(raw: Path) -> None:
+    write_rows(raw, *(client_row(k) for k in range(4)))
+    collected, rows = join_batch(raw.parent, 3, StoredBatches())
+    assert (collected.missing, rows) == (3, [])
+
+
+def test_a_station_without_bound_is_read_back(raw: Path) -> None:
+    sample = StationSample(
+        t_s=T0 + 1, interval_s=1.0, station="broker", kind="broker", arrivals=1, completions=0, busy_s=0.0,
+        queue_length=1.0, in_service=0.0, capacity=math.inf,
+    )  # fmt: skip
+    (raw / "stations-gateway.jsonl").write_bytes(msgspec.json.encode(sample) + b"\n")
+    join(raw.parent)
+    assert read_stations(raw.parent)["capacity"].tolist() == [math.inf]

@@ -288,6 +288,24 @@ def test_an_address_of_another_scheme_is_refused(tmp_path: Path) -> None:
         run_swarm(*one_request(), tmp_path / "run", target_url="https://127.0.0.1")
 
 
+def test_batches_against_a_foreign_target_are_refused(tmp_path: Path) -> None:
+    scenario, _ = one_request()
+    with_batch = override(
+        scenario,
+        {
+            "deployment.queue.broker": "redis",
+            "deployment.database.ledger": "sqlite",
+            "workload.batches": [{"requests": 1}],
+        },
+    )
+    with (
+        tiny_server(tmp_path) as url,
+        pytest.raises(SwarmError, match=r"^workload\.batches: .*; run against the scenario's own"),
+    ):
+        run_swarm(with_batch, compile_workload(with_batch), tmp_path / "run", target_url=url)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SwarmError, match="file/run: cannot be written: Not a directory"):

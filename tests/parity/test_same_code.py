@@ -28,12 +28,14 @@ ADAPTERS = {
     "live/loop.py",
     "live/main.py",
     "live/serving.py",
+    "live/stores.py",
     "live/wall_clock.py",
     "live/__init__.py",
     "llm/aiohttp_transport.py",
     "instances/child_process.py",
     "instances/local_process.py",
     "instances/process_usage.py",
+    "queues/connect.py",
 }
 # Elsewhere, single lines may differ: a race that only the machine decides, a clean-up after it.
 FEW_LINES = 12
