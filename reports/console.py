@@ -72,6 +72,11 @@ def _headline(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "cache hits", "no cache" if hits is None else f"{hits:.1%}"
     yield "largest fleet", f"{summary['largest_instances']} instances"
     yield "cost", f"${summary['cost_usd']:.4f}"
+    for batch in summary["batches"]:
+        results = ", ".join(f"{n:,} {k}" for k, n in batch["outcomes"].items())
+        done_s = batch["done_s"]
+        when = "not done" if done_s is None else f"done at {amount(done_s, 's')}"
+        yield f"batch {batch['number']}", f"{results}; {when}; ${batch['cost_usd']:.4f}"
 
 
 def _print_verdict(summary: dict[str, Any]) -> None:

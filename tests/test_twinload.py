@@ -62,6 +62,16 @@ def test_simulate_prints_one_json_object_and_nothing_else(command: Command) -> N
     assert result.document["outcomes"] == {"ok": result.document["requests"]}
 
 
+def test_a_run_with_a_batch_says_what_became_of_it(command: Command) -> None:
+    batch = "workload.batches=[{requests: 7, poll_s: 1}]"
+    queue = ("deployment.queue.broker=redis", "deployment.database.ledger=sqlite")
+    settings = [part for text in ("horizon_s=5", batch, *queue) for part in ("--set", text)]
+    result = command("simulate", "demo", *settings, "--out", "run")
+    assert result.status == 0
+    assert "batch 0" in result.out
+    assert "7 ok" in result.out
+
+
 def test_a_run_lands_in_a_folder_of_its_own_and_can_be_reported(
     command: Command, tmp_path: Path
 ) -> None:

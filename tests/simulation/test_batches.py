@@ -225,6 +225,29 @@ def test_a_batch_that_is_turned_away_is_submitted_again() -> None:
     assert all(r.other_s == pytest.approx(8, abs=0.5) for r in rows)
 
 
+def test_an_instance_that_is_scaled_away_hands_its_tasks_back() -> None:
+    run = played(
+        {
+            "deployment.instances": {"initial": 4, "concurrency": 8, "drain_s": 0.5},
+            "deployment.autoscaler": {
+                "policy": "concurrency",
+                "min_instances": 1,
+                "target_in_flight": 40,
+                "interval_s": 5,
+                "down_stabilization_s": 5,
+            },
+        }
+    )
+    stopped = [e.subject for e in run.events if e.detail.get("state") == "stopped" and e.t_s < 40]
+    assert len(stopped) == 3
+    rows = of_batches(run)
+    assert {r.outcome for r in rows} == {"ok"}
+    repeated = [r for r in rows if r.attempts > 1]
+    assert 0 < len(repeated) <= 3 * 6, "what was in hand after half a second of draining"
+    gone_s = max(e.t_s for e in run.events if e.subject in stopped)
+    assert not any(r.instance in stopped for r in rows if r.done_s > gone_s)
+
+
 def test_a_sqlite_ledger_takes_one_process_at_a_time() -> None:
     slow = {"deployment.database.ledger": "sqlite", "database.query_s": 0.1}
     run = played(slow)
