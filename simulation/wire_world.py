@@ -2,7 +2,7 @@
 
 `world.py` hands calls from hop to hop as objects, which is fast. Here every hop is an HTTP exchange between the very
 applications that live processes serve, on the same clock and under the same declared CPU. Both must tell the same story;
-tests hold them together. The run folder that comes out is a live one's: traces, samples and events by process.
+tests hold them together; message batches are played in `world.py` alone. The run folder that comes out is a live one's: traces, samples and events by process.
 """
 
 from __future__ import annotations
