@@ -90,7 +90,19 @@ def judge(run: Run, seed: int = 0) -> Verdict:
     Of a run that fails its validity gate little can be said: the confidence is low, except that a late load generator
     is what such a failure shows.
     """
-    verdict = _judge(run, seed)
+    late = [
+        a
+        for a in attainments(run.requests, run.slos, run.batches)
+        if a.slo.metric == "batch" and not a.met
+    ]
+    verdict = _judge(run, seed, kept=bool(run.slos) and not late)
+    # What delays people says nothing of a queue in which nobody waits.
+    told = tuple(
+        f"`{a.slo.name}` is broken ({a.promise}; it was {_taken(a.value)}): more instances, or a higher "
+        "`queue.concurrency`, work the queue off sooner"
+        for a in late
+    )
+    verdict = replace(verdict, reasons=(*told, *verdict.reasons))
     failed = [check.name for check in check_run(run) if check.state == "fail"]
     if not failed or verdict.limiting == "generator":
         return verdict
@@ -98,7 +110,11 @@ def judge(run: Run, seed: int = 0) -> Verdict:
     return replace(verdict, confidence="low", reasons=(doubt, *verdict.reasons))
 
 
-def _judge(run: Run, seed: int) -> Verdict:
+def _taken(value_s: float) -> str:
+    return "not done" if math.isnan(value_s) else amount(value_s, "s")
+
+
+def _judge(run: Run, seed: int, *, kept: bool) -> Verdict:
     frame = run.requests
     # A queue of batches is long by design, and nobody who waits for an answer stands in it.
     servers = run.servers[run.servers["kind"] != "broker"] if len(run.batches) else run.servers
@@ -114,7 +130,7 @@ def _judge(run: Run, seed: int) -> Verdict:
         return _by_failures(failing, frame, candidates, headroom, slow)
     if slow is None:
         return _too_little(len(frame), candidates, headroom)
-    return _by_delay(slow, candidates, headroom, missed, pools, bool(run.slos))
+    return _by_delay(slow, candidates, headroom, missed, pools, kept)
 
 
 def _by_delay(

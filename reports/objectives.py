@@ -24,7 +24,8 @@ class Attainment:
     """One promise against one run.
 
     Attributes:
-        slo: the promise. value: the quantile of the answered requests in seconds, or the error rate.
+        slo: the promise. value: the quantile of the answered requests in seconds, the error rate, or the time of the slowest
+            result of a batch (NaN: one is missing).
         limit: what it may be at most. fraction: requests that were answered and kept it, of all that arrived.
     """
 
@@ -41,16 +42,26 @@ class Attainment:
     @property
     def promise(self) -> str:
         """In words: `p95 of latency ≤ 6 s`."""
+        if self.slo.metric == "batch":
+            return f"batches done within {self.limit:g} s"
         if self.slo.quantile is None:
             return f"error rate ≤ {self.limit:.2%}"
         return f"p{self.slo.quantile * 100:g} of {self.slo.metric} ≤ {self.limit:g} s"
 
 
-def attainments(frame: pd.DataFrame, slos: Sequence[SLO]) -> list[Attainment]:
-    """How far each promise was kept, in the scenario's order. `frame` is derived (`reports.metrics.derive`)."""
+def attainments(
+    frame: pd.DataFrame, slos: Sequence[SLO], batches: pd.DataFrame | None = None
+) -> list[Attainment]:
+    """How far each promise was kept, in the scenario's order. Frames are derived (`reports.metrics.derive`).
+
+    `batches`: the requests of message batches; None leaves promises on them out.
+    """
     found = []
     for slo in slos:
-        if slo.quantile is None or slo.limit_s is None:
+        if slo.metric == "batch":
+            if batches is not None:
+                found.append(_of_batches(batches, slo))
+        elif slo.quantile is None or slo.limit_s is None:
             rate = float((~frame["ok"]).mean()) if len(frame) else math.nan
             found.append(Attainment(slo, rate, slo.limit or 0.0, 1 - rate))
         else:
@@ -58,6 +69,14 @@ def attainments(frame: pd.DataFrame, slos: Sequence[SLO]) -> list[Attainment]:
             kept = float(_kept(frame, slo).mean()) if len(frame) else math.nan
             found.append(Attainment(slo, quantile(values, slo.quantile), slo.limit_s, kept))
     return found
+
+
+def _of_batches(batches: pd.DataFrame, slo: SLO) -> Attainment:
+    limit_s = slo.limit_s or 0.0
+    took_s = (batches["done_s"] - batches["intended_s"]).where(batches["finished"], math.inf)
+    slowest_s = float(took_s.max()) if len(batches) else 0.0
+    in_time = float((took_s <= limit_s).mean()) if len(batches) else 1.0
+    return Attainment(slo, slowest_s if math.isfinite(slowest_s) else math.nan, limit_s, in_time)
 
 
 def _kept(frame: pd.DataFrame, slo: SLO) -> pd.Series[bool]:
@@ -82,4 +101,6 @@ def goodput_per_s(frame: pd.DataFrame, slos: Sequence[SLO]) -> float:
 
 def lag_allowance_s(slos: Sequence[SLO]) -> float | None:
     """The tightest bound on an answer or its first token: what the load generator's lag is judged by; None without."""
-    return min((s.limit_s for s in slos if s.limit_s and s.metric != "tpot"), default=None)
+    return min(
+        (s.limit_s for s in slos if s.limit_s and s.metric in ("latency", "ttft")), default=None
+    )

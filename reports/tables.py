@@ -195,11 +195,11 @@ def objectives(label: str, run: Run) -> Table:
     rows = tuple(
         (
             f"{a.slo.name}: {a.promise}",
-            amount(a.value, "fraction" if a.slo.quantile is None else "s"),
+            amount(a.value, "s" if a.slo.limit is None else "fraction"),
             "yes" if a.met else "no",
             amount(a.fraction, "fraction"),
         )
-        for a in attainments(run.requests, run.slos)
+        for a in attainments(run.requests, run.slos, run.batches)
     )
     return Table(f"Promises, {label}", ("Promise", "measured", "kept", "requests within it"), rows)
 

@@ -118,11 +118,11 @@ class SLO(Spec):
 
     `latency`, `ttft` (seconds from the intended instant) and `tpot` (seconds per output token after the first): the
     `quantile` of successful requests is at most `limit_s`. `error_rate`: the fraction of requests that do not end `ok`
-    is at most `limit`.
+    is at most `limit`. `batch`: every message batch has its last result within `limit_s` of the instant at which it was due.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=100)]
-    metric: Literal["ttft", "latency", "tpot", "error_rate"]
+    metric: Literal["ttft", "latency", "tpot", "error_rate", "batch"]
     quantile: Annotated[float, Field(gt=0, lt=1)] | None = None
     limit_s: PositiveSeconds | None = None
     limit: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -132,6 +132,9 @@ class SLO(Spec):
         if self.metric == "error_rate":
             if self.limit is None or self.quantile is not None or self.limit_s is not None:
                 raise ValueError("an error_rate takes limit (0 to 1), and no quantile or limit_s")
+        elif self.metric == "batch":
+            if self.limit_s is None or self.quantile is not None or self.limit is not None:
+                raise ValueError("a batch takes limit_s, and no quantile or limit")
         elif self.quantile is None or self.limit_s is None or self.limit is not None:
             raise ValueError(f"a {self.metric} takes quantile and limit_s, and no limit")
         return self

@@ -14,12 +14,14 @@ from reference_impl.telemetry import RequestRecord
 from reports.batches import batch_outcomes
 from reports.bottleneck import judge
 from reports.document import build_report
+from reports.objectives import attainments, met_all
 from reports.run import Run, load_run
 from reports.summary import summarise
 from reports.twin import twin_table
 from reports.validity import check_run
 from simulation.scenario.compiled_batches import FIRST_BATCH_ID
 from simulation.scenario.manifest import Manifest
+from simulation.scenario.schema import SLO
 from tests.reports.synthetic import Truth, records, write_run
 
 TRUTH = Truth(requests=600, steps=((0.0, 4),))
@@ -135,3 +137,43 @@ def test_a_run_of_nothing_but_a_batch_has_a_report(tmp_path: Path) -> None:
     run = written(tmp_path / "run", batch_rows())
     text = build_report([run.folder], tmp_path / "report").markdown.read_text("utf-8")
     assert "## Message batches" in text
+
+
+def test_a_promise_on_batches_is_judged_by_their_last_result(mixed: Run, chat: Run) -> None:
+    def judged(run: Run, limit_s: float) -> tuple[float, bool, float]:
+        slo = SLO(name="soon", metric="batch", limit_s=limit_s)
+        (found,) = attainments(run.requests, [slo], run.batches)
+        assert found.promise == f"batches done within {limit_s:g} s"
+        return found.value, found.met, found.fraction
+
+    assert judged(mixed, 1000.0) == (1000.0, True, 1.0)
+    assert judged(mixed, 500.0) == (1000.0, False, 0.5)
+    assert judged(chat, 1.0) == (0.0, True, 1.0)
+
+
+def test_a_batch_with_a_result_missing_keeps_no_promise(tmp_path: Path) -> None:
+    run = written(tmp_path / "run", [*records(TRUTH), *batch_rows(unfinished=10)])
+    slo = SLO(name="soon", metric="batch", limit_s=1e6)
+    (found,) = attainments(run.requests, [slo], run.batches)
+    assert (found.met, found.fraction) == (False, 0.8)
+    assert attainments(run.requests, [slo]) == [], "nobody who waits is promised anything by it"
+    assert met_all(run.requests, [slo]).equals(met_all(run.requests, []))
+
+
+def test_a_broken_promise_on_batches_is_told_and_no_verdict_says_that_all_are_kept(
+    mixed: Run,
+) -> None:
+    def reasons(limit_s: float) -> tuple[str, str]:
+        slo = {"name": "soon", "metric": "batch", "limit_s": limit_s}
+        manifest = msgspec.structs.replace(
+            mixed.manifest, scenario={**mixed.manifest.scenario, "slos": [slo]}
+        )
+        verdict = judge(replace(mixed, manifest=manifest))
+        return verdict.headline, " ".join(verdict.reasons)
+
+    headline, why = reasons(2000.0)
+    assert "romise is kept" in headline
+    assert "soon" not in why
+    headline, why = reasons(500.0)
+    assert "romise is kept" not in headline
+    assert "`soon` is broken (batches done within 500 s; it was 1,000 s)" in why

@@ -156,7 +156,8 @@ def test_growth_is_the_slope_of_arrivals_minus_departures() -> None:
 
 
 def test_requests_of_batches_are_measured_apart() -> None:
-    spec = load_scenario("mm1", {"horizon_s": 200})
+    promise = {"name": "soon", "metric": "batch", "limit_s": 899.5}
+    spec = load_scenario("mm1", {"horizon_s": 200, "slos": [promise]})
     plain, mixed = MeasuringSink(spec), MeasuringSink(spec)
     simulate(spec, compile_workload(spec), plain)
     simulate(spec, compile_workload(spec), mixed)
@@ -168,11 +169,15 @@ def test_requests_of_batches_are_measured_apart() -> None:
             )
         )  # fmt: skip
     alone, both = plain.row(0.0), mixed.row(0.0)
+    apart = {"slo:soon", "attained:soon", "slos_met"}
     batch = {name for name in METRICS if name.startswith("batch_")}
-    assert {name: both[name] for name in both if name not in batch} == {
-        name: alone[name] for name in alone if name not in batch
+    assert {name: both[name] for name in both if name not in batch | apart} == {
+        name: alone[name] for name in alone if name not in batch | apart
     }
     assert {alone[name] for name in batch} == {None}
+    assert (alone["slo:soon"], alone["attained:soon"], alone["slos_met"]) == (0.0, 1.0, True)
+    assert (both["slo:soon"], both["slos_met"]) == (900.0, False)
+    assert both["attained:soon"] == pytest.approx(2 / 3)
     assert (both["batch_done_s"], both["batch_unfinished"], both["batch_cost_usd"]) == (
         900.0,
         0,
@@ -185,3 +190,4 @@ def test_requests_of_batches_are_measured_apart() -> None:
     )  # fmt: skip
     cut = mixed.row(0.0)
     assert (cut["batch_done_s"], cut["batch_unfinished"]) == (None, 1)
+    assert (cut["slo:soon"], cut["attained:soon"], cut["slos_met"]) == (None, 0.5, False)

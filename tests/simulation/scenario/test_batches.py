@@ -177,3 +177,11 @@ def test_a_field_out_of_bounds_is_named(field: str, value: object, complaint: st
 
 def test_requests_is_all_that_a_batch_must_say() -> None:
     assert BatchSpec.model_validate({"requests": 1}).poll_s == 10.0
+
+
+@pytest.mark.parametrize(
+    "wrong", [{}, {"limit_s": 5, "quantile": 0.5}, {"limit_s": 5, "limit": 0.1}]
+)
+def test_a_promise_on_batches_takes_limit_s_alone(wrong: Mapping[str, object]) -> None:
+    with pytest.raises(ScenarioError, match="a batch takes limit_s, and no quantile or limit"):
+        scenario(NIGHT, slos=[{"name": "soon", "metric": "batch", **wrong}])
