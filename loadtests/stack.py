@@ -16,7 +16,6 @@ from loadtests.servers import TemporaryServer, temporary_postgres, temporary_que
 from reference_impl.caches.connect import URL_VARIABLE
 from reference_impl.database.connect import DSN_VARIABLE
 from reference_impl.live.services.server_process import ServiceUnavailable
-from reference_impl.queues.connect import URL_VARIABLE as QUEUE_VARIABLE
 from simulation.scenario.schema import Scenario
 
 __all__ = ["Stack", "StackError"]
@@ -135,6 +134,8 @@ class Stack:
                 DSN_VARIABLE, temporary_postgres, "a ledger in PostgreSQL (deployment.database)"
             )
         if deployment.queue.broker == "redis":
+            from reference_impl.queues.connect import URL_VARIABLE as QUEUE_VARIABLE
+
             variables |= self._serve(
                 QUEUE_VARIABLE, temporary_queue, "a queue on Redis (deployment.queue)"
             )

@@ -13,7 +13,6 @@ from reference_impl.live.wall_clock import wall_clock_s
 from reference_impl.overload.jitter import hashed_uniform
 from reference_impl.prices import load_prices
 from reference_impl.process_config import ConfigError, ProcessConfig
-from reference_impl.queues.connect import URL_VARIABLE, BadQueueUrl, queue_of
 from reference_impl.queues.port import MessageQueue
 
 __all__ = ["batch_consumer", "batch_queue", "ledger_store"]
@@ -30,6 +29,10 @@ def ledger_store(config: ProcessConfig) -> LedgerStore | None:
 
 def batch_queue(config: ProcessConfig) -> MessageQueue | None:
     """The queue that the deployment asks for; None for none. Raises ConfigError."""
+    if config.deployment.queue.broker == "none":
+        return None
+    from reference_impl.queues.connect import URL_VARIABLE, BadQueueUrl, queue_of
+
     try:
         return queue_of(config.deployment.queue, os.environ.get(URL_VARIABLE, ""))
     except BadQueueUrl as error:

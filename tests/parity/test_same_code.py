@@ -35,7 +35,6 @@ ADAPTERS = {
     "instances/child_process.py",
     "instances/local_process.py",
     "instances/process_usage.py",
-    "queues/connect.py",
 }
 # Elsewhere, single lines may differ: a race that only the machine decides, a clean-up after it.
 FEW_LINES = 12
