@@ -15,23 +15,33 @@ from simulation.experiments.job import DEFAULT_MAX_EVENTS, WarmUpRule
 __all__ = [
     "bench_options",
     "confidence_option",
+    "json_option",
     "metric_option",
     "metrics_option",
     "replications_option",
+    "set_option",
     "warm_up_option",
 ]
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
+set_option = click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Replace a field of the scenario; repeatable.",
+)
+json_option = click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print one JSON object and nothing else on standard output.",
+)
+
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.argument("scenario"),
-    click.option(
-        "--set",
-        "assignments",
-        multiple=True,
-        metavar="FIELD=VALUE",
-        help="Replace a field of the scenario; repeatable.",
-    ),
+    set_option,
     click.option("--seed", type=click.IntRange(0), help="Seed of the first replication."),
     click.option(
         "--workers",
@@ -64,12 +74,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         metavar="SECONDS",
         help="Real seconds after which a run is cut short.",
     ),
-    click.option(
-        "--json",
-        "as_json",
-        is_flag=True,
-        help="Print one JSON object and nothing else on standard output.",
-    ),
+    json_option,
 )
 
 

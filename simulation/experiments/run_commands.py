@@ -10,6 +10,7 @@ import click
 import pandas as pd
 
 from simulation.experiments.command_bench import show_table
+from simulation.experiments.command_options import json_option
 from simulation.experiments.edge import Edge
 from simulation.experiments.run_options import chosen_scenario, progress_bars, run_options
 from simulation.experiments.virtual_run import replay_of, run_virtual
@@ -21,12 +22,7 @@ __all__ = ["run_in_virtual_time", "scenarios", "simulate"]
 
 
 @click.command()
-@click.option(
-    "--json",
-    "as_json",
-    is_flag=True,
-    help="Print one JSON object and nothing else on standard output.",
-)
+@json_option
 def scenarios(as_json: bool) -> None:
     """List the scenarios that come with twinload."""
     found = presets()

@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from simulation.experiments.command_options import json_option, set_option
 from simulation.scenario.schema import Scenario
 from simulation.scenario.spec import load_scenario, parse_overrides, with_trace
 
@@ -20,13 +21,7 @@ Command = TypeVar("Command", bound=Callable[..., None])
 
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.argument("scenario"),
-    click.option(
-        "--set",
-        "assignments",
-        multiple=True,
-        metavar="FIELD=VALUE",
-        help="Replace a field of the scenario; repeatable.",
-    ),
+    set_option,
     click.option(
         "--trace", type=click.Path(path_type=Path), help="Replay a recorded trace instead."
     ),
@@ -46,12 +41,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         type=click.Path(path_type=Path),
         help="Folder of the run; default: runs/NAME-WORLD-TIME.",
     ),
-    click.option(
-        "--json",
-        "as_json",
-        is_flag=True,
-        help="Print one JSON object and nothing else on standard output.",
-    ),
+    json_option,
 )
 
 
