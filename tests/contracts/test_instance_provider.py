@@ -24,6 +24,7 @@ from simulation.scenario.schema import ProcessCpu
 from tests.reference_impl.instances.child_program import (
     LIMIT_S,
     children,
+    forget_other_children,
     provider_of,
     write_program,
 )
@@ -76,6 +77,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
     if request.param == "virtual":
         return World(run, virtual_provider)
     program = write_program(tmp_path)
+    forget_other_children()
     factory = uvloop.new_event_loop if "uvloop" in request.param else asyncio.new_event_loop
 
     def run_live(main: Coroutine[Any, Any, None]) -> None:

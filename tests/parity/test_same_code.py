@@ -38,6 +38,8 @@ ADAPTERS = {
 }
 # Elsewhere, single lines may differ: a race that only the machine decides, a clean-up after it.
 FEW_LINES = 12
+# What starts private servers for a live run is the harness, as the rest of it in `loadtests`, and not the system under study.
+HARNESS = "live/services/"
 
 # A run that meets what a live system meets: failures, retries, impatient clients, cache hits, scaling, budgets.
 OVERRIDES: dict[str, object] = {
@@ -79,7 +81,9 @@ def executed(folder: Path, *command: str) -> Lines:
         data = CoverageData(str(path))
         data.read()
         for measured in data.measured_files():
-            lines[str(Path(measured).relative_to(SOURCE))].update(data.lines(measured) or ())
+            name = str(Path(measured).relative_to(SOURCE))
+            if not name.startswith(HARNESS):
+                lines[name].update(data.lines(measured) or ())
     return lines
 
 

@@ -28,7 +28,7 @@ from reference_impl.live.services.server_process import (
     private_file,
 )
 
-__all__ = ["DATABASE", "FLEETING", "SETTINGS", "PostgresServer", "find_postgres"]
+__all__ = ["DATABASE", "FLEETING", "SETTINGS", "PostgresServer", "find_postgres", "server_user"]
 
 # The database that `twinload services` makes, and compose.yaml.
 DATABASE: Final = "twinload"
@@ -44,7 +44,7 @@ _TOOL_LIMIT_S: Final = 60.0
 
 def find_postgres() -> list[Path]:
     """Folders of `initdb` and `postgres` that can be run, the first the best. Raises ServiceUnavailable if there is none."""
-    user = _server_user()
+    user = server_user()
     folders = sorted(
         Path("/usr/lib/postgresql").glob("*/bin"),
         key=lambda folder: folder.parent.name.zfill(3),
@@ -109,7 +109,7 @@ class PostgresServer(PrivateServer):
             folder, self._dsn(database or _SUPERUSER, password), log=log, is_tied=is_tied
         )
         self._data = self.folder / "data"
-        self._user = _server_user()
+        self._user = server_user()
 
     def dsn(self, database: str = _SUPERUSER, password: str | None = None) -> str:
         return self._dsn(database, self._password if password is None else password)
@@ -252,8 +252,8 @@ class PostgresServer(PrivateServer):
             raise ServiceUnavailable(f"PostgreSQL's {tool} failed: {words}")
 
 
-def _server_user() -> str:
-    """Whom root must run it as; "": whoever this is may run it."""
+def server_user() -> str:
+    """Whom it must run as when this is root; "": whoever this is may run it. Raises ServiceUnavailable."""
     if os.geteuid() != 0:
         return ""
     for name in ("postgres", "nobody"):

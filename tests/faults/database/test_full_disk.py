@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from reference_impl.database.pool import ConnectionPool
 from reference_impl.database.postgres_store import PostgresLedger
 from reference_impl.database.writer import LedgerWriter
 from reference_impl.deployment import DatabaseSpec
+from reference_impl.live.services.postgres import server_user
 from simulation import kernel
 from simulation.models.database import DatabaseServer, VirtualLedger, VirtualPool
 from tests.reference_impl.database.rows import CENT, batch, entry
@@ -66,12 +68,16 @@ def test_a_spill_file_without_room_stays_whole_and_the_rest_waits_in_memory(
 def small_disk() -> Iterator[Path]:
     """A file system of 1 MB, where the server's user can reach it."""
     path = Path(tempfile.mkdtemp(prefix="small-disk-"))
-    options = "size=1m,uid=nobody,mode=700"
+    options = "size=1m,mode=755"
     mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)]
     if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
         path.rmdir()
         pytest.skip("no right to mount a small file system")
-    yield path
+    place = path / "tablespace"
+    place.mkdir()
+    if user := server_user():
+        shutil.chown(place, user)
+    yield place
     subprocess.run(["umount", "-l", str(path)], check=True)
     path.rmdir()
 
@@ -92,7 +98,7 @@ def test_a_server_whose_disk_is_full_takes_a_batch_whole_or_not_at_all(small_dis
         assert "No space left" in str(caught.value)
         assert "\n" not in str(caught.value)
         assert (await ledger.budgets())[0].spent_nanousd == 100 * CENT
-        subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+        subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk.parent)], check=True)
         assert await ledger.write(large) == 19_900
         assert (await ledger.budgets())[0].spent_nanousd == 20_000 * CENT
         await ledger.aclose()

@@ -97,7 +97,16 @@ async def provider_of(
         await provider.aclose()
 
 
+_others: set[psutil.Process] = set()
+
+
+def forget_other_children() -> None:
+    """What runs now belongs to other tests of this process: shared servers, helpers of multiprocessing, unread endings."""
+    _others.clear()
+    _others.update(psutil.Process().children(recursive=True))
+
+
 def children() -> list[psutil.Process]:
-    """Instances that this process started; servers that other tests share are not Python's."""
-    found = psutil.Process().children(recursive=True)
+    """Instances that this process started since `forget_other_children`; servers that tests share are not Python's."""
+    found = [p for p in psutil.Process().children(recursive=True) if p not in _others]
     return [child for child in found if child.is_running() and "python" in child.name()]

@@ -21,6 +21,7 @@ from tests.reference_impl.instances.child_program import (
     LIMIT_S,
     RecordingPort,
     children,
+    forget_other_children,
     provider_of,
     write_program,
 )
@@ -31,6 +32,11 @@ Run = Callable[[Callable[[], Awaitable[None]]], None]
 @pytest.fixture
 def program(tmp_path: Path) -> Path:
     return write_program(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def only_our_children() -> None:
+    forget_other_children()
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
