@@ -94,6 +94,7 @@ class RedisStore:
         # One connection for all reads, which take turns by batches: half of what redis-py's client takes for a GET is
         # choosing a connection, preparing retries and keeping metrics, and none of that is needed here.
         self._reader: Any = pool.make_connection()
+        self._is_reading = False
         self._reads: Batches[str, bytes | None] = Batches(
             self._read, max_batch=_MAX_READS, limit_s=_READ_LIMIT_S
         )
@@ -270,9 +271,13 @@ class RedisStore:
 
     async def _read(self, keys: Sequence[str]) -> Sequence[bytes | None]:
         # For one key too: MGET finds nothing where a key of that name holds another type, and GET fails.
-        await self._reader.send_command("MGET", *keys)
-        values: Sequence[bytes | None] = await self._reader.read_response()
-        return values
+        self._is_reading = True
+        try:
+            await self._reader.send_command("MGET", *keys)
+            values: Sequence[bytes | None] = await self._reader.read_response()
+            return values
+        finally:
+            self._is_reading = False
 
     @contextlib.asynccontextmanager
     async def _translated(self) -> AsyncIterator[None]:
@@ -291,6 +296,8 @@ class RedisStore:
         # after an outage these would be the breaker's probes.
         with contextlib.suppress(RedisError, OSError):
             await self._client.connection_pool.disconnect(inuse_connections=False)
+            if not self._is_reading:  # a read under way finds out by itself
+                await self._reader.disconnect(nowait=True)
         return StoreUnavailable(f"{type(error).__name__}: {error}")
 
 

@@ -12,6 +12,7 @@ from reference_impl.caches.cache_layer import CacheLayer
 from reference_impl.caches.port import Invalidation, StoreRefused, StoreUnavailable
 from reference_impl.caches.redis_store import RedisStore
 from reference_impl.caches.shared_level import SharedLevel
+from reference_impl.live.loop import run_live
 from tests.servers.valkey import ValkeyProcess, shared_valkey_url, unique_prefix
 
 
@@ -158,3 +159,20 @@ def test_after_a_restart_of_the_server_no_question_meets_an_old_connection() -> 
             await store.aclose()
 
     asyncio.run(main())
+
+
+def test_a_read_after_a_restart_meets_no_old_connection_whoever_noticed_the_end() -> None:
+    """Reads have a connection of their own, which is as old as those by which a write found out."""
+
+    async def main() -> None:
+        store = RedisStore(server.url)
+        await store.get("k")
+        server.kill()
+        with pytest.raises(StoreUnavailable):
+            await store.take_lease("k", "token", 1.0)
+        server.start()
+        assert await store.get("k") is None
+        await store.aclose()
+
+    with ValkeyProcess() as server:
+        run_live(main())
