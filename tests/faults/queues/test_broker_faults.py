@@ -96,6 +96,7 @@ def test_no_task_of_redis_streams_is_lost(
     play(redis, redis.url, tmp_path, kinds, 2, SMALL)
 
 
+@pytest.mark.soak  # joining a group takes the mock's clients seconds, and its faults are the fewest
 def test_no_task_of_kafka_is_lost(tmp_path: Path) -> None:
     play(KafkaUnderTest(), shared_valkey_url(), tmp_path, ["worker killed"], 3, SMALL, workers=1)
 
