@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+import aiohttp
 
 from reference_impl.errors import ConnectionFailed, RequestTimeout
 from reference_impl.llm.transport import Receiver
-
-if TYPE_CHECKING:
-    import aiohttp
 
 __all__ = ["AiohttpTransport"]
 
@@ -79,9 +77,7 @@ class AiohttpTransport:
             await session.close()
 
     def _open(self) -> aiohttp.ClientSession:
-        # Here, because it takes 0.2 s and a process may never need it, and because a session belongs to a running loop.
-        import aiohttp
-
+        """Once a loop runs, to which a session belongs."""
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=self._connections or 0, keepalive_timeout=self._keep_alive_s
@@ -98,8 +94,6 @@ class AiohttpTransport:
 
     def _translated(self, error: Exception) -> Exception:
         """The error of our tree for one of aiohttp's or the operating system's; a defect stays what it is."""
-        import aiohttp
-
         if isinstance(error, aiohttp.ConnectionTimeoutError):
             return ConnectionFailed(
                 f"{self.base_url}: no connection within {self._connect_timeout_s:g} s"

@@ -56,6 +56,21 @@ def test_a_stack_answers_those_with_a_key_and_leaves_no_process(tmp_path: Path) 
     assert [attempt["outcome"] for attempt in log] == ["ok"]
 
 
+def test_the_first_request_waits_for_no_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fifth of a second of the gateway's loop, which look-ups in a shared cache would take for an outage."""
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    told = tmp_path / "logs" / "gateway.err"
+    with Stack(SCENARIO, tmp_path) as stack:
+        loaded = told.read_text()
+        ask(stack.url, "")
+        later = told.read_text().removeprefix(loaded)
+    names = {line.split("|")[-1].strip() for line in later.splitlines() if "import time:" in line}
+    assert "aiohttp" in loaded
+    assert {name for name in names if not name.startswith("encodings.")} <= {"stringprep"}
+
+
 def test_keys_are_in_no_command_and_in_no_file_that_others_can_read(tmp_path: Path) -> None:
     before = set(children())
     with Stack(SCENARIO, tmp_path, {"key-of-a": "a"}):

@@ -58,7 +58,6 @@ class Load:
         loop = asyncio.get_running_loop()
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=connector) as session:
-            await _warm_up(session, url)
             self.started_s = loop.time()
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._outage(server))
@@ -102,17 +101,6 @@ class Load:
             if from_s <= at < to_s and answered_s.get(prompt, math.inf) < at
         ]
         return results.count("l2") / len(results)
-
-
-async def _warm_up(session: aiohttp.ClientSession, url: str) -> None:
-    """A gateway's first answer takes up to a quarter of a second of its loop, which look-ups would take for an outage."""
-    question = {
-        "model": "claude-haiku-4-5",
-        "max_tokens": 5,
-        "messages": [{"role": "user", "content": "is anybody there?"}],
-    }
-    async with session.post(f"{url}/v1/messages", json=question) as response:
-        assert response.status == 200, await response.text()
 
 
 def quantile_99(values: list[float]) -> float:
