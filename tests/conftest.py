@@ -1,8 +1,9 @@
-"""What every test stands on: httpx under its two names, and a network that ends at this machine."""
+"""What every test stands on: httpx under its two names, a network that ends at this machine, and an end that leaves nothing."""
 
 from __future__ import annotations
 
 import ipaddress
+import signal
 import sys
 
 import httpx2
@@ -43,3 +44,6 @@ def _refuse_other_hosts(event: str, arguments: tuple[object, ...]) -> None:
 
 
 sys.addaudithook(_refuse_other_hosts)
+
+# As Ctrl-C does it: fixtures and `atexit` end the servers that tests have started, which would outlive a plain death.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
