@@ -7,7 +7,6 @@ by request, because a batch's row that every result updated would make its worke
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import attrgetter
 from typing import Any, Final
 
 import asyncpg
@@ -26,7 +25,6 @@ from reference_impl.database.pool import ConnectionPool
 
 __all__ = ["PostgresBatches"]
 
-_ROW_OF = attrgetter(*ENTRY_FIELDS)
 _COUNTS: Final = ", ".join(
     f"count(*) FILTER (WHERE kind = '{kind}')" for kind in ("processing", *RESULT_KINDS)
 )
@@ -133,7 +131,7 @@ class PostgresBatches:
         entry: LedgerEntry | None = None,
     ) -> bool:
         statement = _RECORD if entry is None else _RECORD_AND_BOOK
-        costs = () if entry is None else _ROW_OF(entry)
+        costs = () if entry is None else msgspec.structs.astuple(entry)
         rows = await self._pool.fetch(
             statement, batch_id, index, kind, result, now, *costs, idempotent=True
         )

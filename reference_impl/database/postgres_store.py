@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from operator import attrgetter
 from typing import Any, Final
 
@@ -40,7 +40,7 @@ __all__ = ["PostgresLedger"]
 
 PAGE: Final = 10_000
 _COLUMNS: Final = ", ".join(ENTRY_FIELDS)
-_ROW_OF = attrgetter(*ENTRY_FIELDS)
+_ENTRY_ID = attrgetter("entry_id")
 _TYPES: Final = {str: "text[]", int: "bigint[]", float: "double precision[]"}
 _ARRAYS: Final = ", ".join(
     f"${position}::{_TYPES[kind]}"
@@ -253,9 +253,9 @@ def _booking(batch: EntryBatch, costs: Iterable[tuple[str, int]]) -> str:
     return msgspec.json.encode(booking).decode()
 
 
-def _rows(batch: EntryBatch) -> list[tuple[Any, ...]]:
+def _rows(batch: EntryBatch) -> Iterator[tuple[Any, ...]]:
     # In order of id: two writers with the same rows wait for each other's index entries, and must not do so in a circle.
-    return sorted(_ROW_OF(entry) for entry in batch.entries)
+    return map(msgspec.structs.astuple, sorted(batch.entries, key=_ENTRY_ID))
 
 
 async def _copy(connection: asyncpg.Connection, batch: EntryBatch) -> int:

@@ -10,11 +10,11 @@ import asyncio
 import sqlite3
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import aiosqlite
+import msgspec
 
 from reference_impl.batches.port import BatchStore
 from reference_impl.database.aggregates import SQLITE_DAY, spend_sql, spends
@@ -43,7 +43,6 @@ T = TypeVar("T")
 
 PAGE: Final = 10_000
 _COLUMNS: Final = ", ".join(ENTRY_FIELDS)
-_ROW_OF = attrgetter(*ENTRY_FIELDS)
 _INSERT: Final = f"INTO ledger_entries ({_COLUMNS}) VALUES ({', '.join('?' * len(ENTRY_FIELDS))})"
 # Unix time to the millisecond; `unixepoch('subsec')` needs SQLite 3.42.
 _NOW: Final = "((julianday('now') - 2440587.5) * 86400.0)"
@@ -261,7 +260,7 @@ def book_entries(db: sqlite3.Connection, entries: Sequence[LedgerEntry]) -> int:
     costs: dict[str, int] = defaultdict(int)
     new = 0
     for entry in entries:
-        if db.execute(f"INSERT OR IGNORE {_INSERT}", _ROW_OF(entry)).rowcount:
+        if db.execute(f"INSERT OR IGNORE {_INSERT}", msgspec.structs.astuple(entry)).rowcount:
             new += 1
             costs[entry.key_id] += entry.cost_nanousd
     db.executemany(
