@@ -48,7 +48,7 @@ def main() -> NoReturn:
         if not _is_failed_run(error):
             raise
         _complain(str(error))
-        sys.exit(FAILED)
+        sys.exit(BAD_INPUT if getattr(error, "is_bad_input", False) else FAILED)
     sys.exit(OK)
 
 
@@ -59,6 +59,7 @@ _BAD_INPUT_ERRORS = {
     "ProfileError",
     "ReportError",
     "ScenarioError",
+    "SwarmRefused",
 }
 
 

@@ -27,10 +27,18 @@ __all__ = ["PACKAGES", "ChildProcess", "ProcessFailed", "python_module"]
 PACKAGES: Final = Path(__file__).resolve().parents[1]
 POLL_S: Final = 0.02
 KILL_WAIT_S: Final = 5.0
+BAD_INPUT: Final = 2
 
 
 class ProcessFailed(RuntimeError):
-    """A process did not start, or died: one line that names it, its exit status and its last words."""
+    """A process did not start, or died: one line that names it, its exit status and its last words.
+
+    `is_bad_input`: it refused what it was told, as our processes do with status 2.
+    """
+
+    def __init__(self, message: str, *, is_bad_input: bool = False) -> None:
+        super().__init__(message)
+        self.is_bad_input = is_bad_input
 
 
 def python_module(module: str, *arguments: str) -> list[str]:
@@ -100,7 +108,7 @@ class ChildProcess:
             if newline:
                 return self._ready_line(line)
             if status is not None:
-                raise ProcessFailed(self.obituary(status))
+                raise ProcessFailed(self.obituary(status), is_bad_input=status == BAD_INPUT)
             if time.monotonic() > deadline:
                 raise ProcessFailed(f"{self.name} was not ready within {limit_s:g} s{self._last()}")
             time.sleep(POLL_S)

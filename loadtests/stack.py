@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import atexit
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -12,9 +11,7 @@ from typing import Final
 import msgspec
 
 from loadtests.child_process import ChildProcess, ProcessFailed, python_module
-from loadtests.servers import TemporaryServer, temporary_postgres, temporary_queue, temporary_valkey
-from reference_impl.caches.connect import URL_VARIABLE
-from reference_impl.database.connect import DSN_VARIABLE
+from loadtests.servers import TemporaryServer, wanted_servers
 from reference_impl.live.services.server_process import ServiceUnavailable
 from simulation.scenario.schema import Scenario
 
@@ -27,15 +24,19 @@ MOCK_LOG: Final = "mock.jsonl"
 
 
 class StackError(RuntimeError):
-    """The live system did not start, or part of it died: one line for people."""
+    """The live system did not start, or part of it died: one line for people. `is_bad_input`: it refused its configuration."""
+
+    def __init__(self, message: str, *, is_bad_input: bool = False) -> None:
+        super().__init__(message)
+        self.is_bad_input = is_bad_input
 
 
 class Stack:
     """Mock, gateway and instances of a scenario; a context manager that leaves no process behind.
 
     A cache that gateways share is on the server that TWINLOAD_REDIS names, else on a Valkey that is started for it; a ledger in
-    PostgreSQL is on the one that TWINLOAD_DATABASE names, else on one that is started for it; a queue on Redis on that of
-    TWINLOAD_QUEUE, else on a durable Valkey.
+    PostgreSQL is on the one that TWINLOAD_DATABASE names, else on one that is started for it; a queue on that of TWINLOAD_QUEUE,
+    else on a durable Valkey or on a RabbitMQ of its own.
 
     Args:
         scenario: its deployment, endpoint profile and seed are started.
@@ -61,7 +62,7 @@ class Stack:
             self.url = self._start_gateway(self._start_mock(), self._start_servers())
         except ProcessFailed as error:
             self.stop()
-            raise StackError(str(error)) from None
+            raise StackError(str(error), is_bad_input=error.is_bad_input) from None
         except BaseException:
             self.stop()
             raise
@@ -123,38 +124,16 @@ class Stack:
 
     def _start_servers(self) -> dict[str, str]:
         """The variables that name the servers that are started; none where all are named already, or none is wanted."""
-        deployment = self._scenario.deployment
         variables: dict[str, str] = {}
-        if deployment.cache.enabled and deployment.cache.shared != "none":
-            variables |= self._serve(
-                URL_VARIABLE, temporary_valkey, "a shared cache (deployment.cache.shared)"
-            )
-        if deployment.database.ledger == "postgres":
-            variables |= self._serve(
-                DSN_VARIABLE, temporary_postgres, "a ledger in PostgreSQL (deployment.database)"
-            )
-        if deployment.queue.broker == "redis":
-            from reference_impl.queues.connect import URL_VARIABLE as QUEUE_VARIABLE
-
-            variables |= self._serve(
-                QUEUE_VARIABLE, temporary_queue, "a queue on Redis (deployment.queue)"
-            )
+        for wanted in wanted_servers(self._scenario.deployment):
+            server = wanted.make(self._logs)
+            self._children.append(server)
+            try:
+                server.start()
+            except ServiceUnavailable as error:
+                raise ProcessFailed(wanted.missing(error)) from error
+            variables[wanted.variable] = server.url
         return variables
-
-    def _serve(
-        self, variable: str, make: Callable[[Path], TemporaryServer], what: str
-    ) -> dict[str, str]:
-        if os.environ.get(variable):
-            return {}
-        server = make(self._logs)
-        self._children.append(server)
-        try:
-            server.start()
-        except ServiceUnavailable as error:
-            raise ProcessFailed(
-                f"the scenario wants {what}: {error}; or name a server in {variable}"
-            ) from error
-        return {variable: server.url}
 
     def _start_gateway(self, upstream_url: str, variables: Mapping[str, str]) -> str:
         config = self._logs / "gateway.json"

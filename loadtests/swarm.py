@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import math
 import secrets
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -23,14 +21,14 @@ from loadtests.child_process import PACKAGES, ProcessFailed
 from loadtests.collect import collect
 from loadtests.keys import tenant_key
 from loadtests.locust_processes import LocustProcesses, SwarmOptions
+from loadtests.preflight import SwarmRefused, check, free_page_port
 from loadtests.provenance import commit, machine, now_iso, versions
 from loadtests.stack import Stack, StackError
 from loadtests.status import Failed, Finished, Progress, Started
 from loadtests.stored_batches import StoredBatches, stored_batches
-from loadtests.target import BadTarget, parse_target
 from loadtests.validity import validity
 from reference_impl.database.errors import DatabaseError
-from simulation.scenario.manifest import MANIFEST_NAME, Manifest
+from simulation.scenario.manifest import Manifest
 from simulation.scenario.schema import Scenario, scenario_sha256
 from simulation.scenario.workload import CompiledWorkload
 
@@ -43,15 +41,20 @@ POLL_S: Final = 0.1
 # Beyond horizon and drain: starting the injectors, and their last reports.
 MARGIN_S: Final = 60.0
 LAST_REPORTS_S: Final = 5.0
-LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 class SwarmError(RuntimeError):
-    """A live run could not be made, or was cut short: one line for people. `folder` holds what was recorded, if anything."""
+    """A live run that had begun was cut short: one line for people.
 
-    def __init__(self, message: str, folder: Path | None = None) -> None:
+    `folder` holds what was recorded, if anything; `is_bad_input`: the system refused its configuration.
+    """
+
+    def __init__(
+        self, message: str, folder: Path | None = None, *, is_bad_input: bool = False
+    ) -> None:
         super().__init__(message)
         self.folder = folder
+        self.is_bad_input = is_bad_input
 
 
 class SwarmProgress(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,31 +91,20 @@ def run_swarm(
         options: how to inject; `workers` and `web` are shorthands for its fields of these names.
         on_progress: called about twice a second.
 
-    Raises SwarmError in one line; on Ctrl-C, KeyboardInterrupt after everything was stopped and joined.
+    Raises SwarmRefused before anything was begun, SwarmError after; on Ctrl-C, KeyboardInterrupt after everything was stopped and joined.
     """
     options = options or SwarmOptions()
     options = msgspec.structs.replace(
         options, workers=workers or options.workers, web=web or options.web
     )
-    _check_options(options)
     out = out.resolve()
-    if (out / MANIFEST_NAME).exists():
-        raise SwarmError(f"{out} already holds a run; name another folder", out)
-    web_port = _web_port(options) if options.web else None
-    if target_url is not None:
-        _check_target(target_url)
-        if workload.batches:
-            raise SwarmError(
-                "workload.batches: what becomes of a batch is read from the ledger, which a target does not show; run against "
-                "the scenario's own system (no --target), or leave batches out (--set workload.batches=[])"
-            )
-        tags = options.tags and urlsplit(target_url).hostname in LOOPBACK
-        options = msgspec.structs.replace(options, tags=tags)
+    options = check(scenario, workload, out, options, target_url)
+    web_port = free_page_port(options) if options.web else None
     try:
         (out / RAW).mkdir(parents=True, exist_ok=True)
         workload.save(out / WORKLOAD_FILE)
     except OSError as error:
-        raise SwarmError(f"{out}: cannot be written: {error.strerror or error}") from None
+        raise SwarmRefused(f"{out}: cannot be written: {error.strerror or error}") from None
     run = _Run(scenario, workload, out, options, on_progress, web_port)
     with run.recorded():
         run.inject(target_url, api_key)
@@ -161,7 +153,11 @@ class _Run:
         try:
             yield
         except (StackError, ProcessFailed, SwarmError) as error:
-            failure = SwarmError(f"{error}; what was recorded is in {self._out}", self._out)
+            failure = SwarmError(
+                f"{error}; what was recorded is in {self._out}",
+                self._out,
+                is_bad_input=error.is_bad_input,
+            )
         except KeyboardInterrupt:
             # Stopping the page of a run that is over is no interruption.
             if self._finished is None:
@@ -299,43 +295,3 @@ class _Run:
             return StoredBatches(), (
                 f"the ledger cannot be read, so batches are told as unfinished: {error}",
             )
-
-
-def _check_options(options: SwarmOptions) -> None:
-    """Raises SwarmError that names the field."""
-    for field, least in (("workers", 0), ("client_retries", 0), ("max_in_flight", 1)):
-        value = getattr(options, field)
-        if value < least:
-            raise SwarmError(f"{field}: expected {least} or more, got {value}")
-    if not options.request_timeout_s > 0:
-        raise SwarmError(
-            f"request_timeout_s: expected more than 0, got {options.request_timeout_s}"
-        )
-
-
-def _check_target(url: str) -> None:
-    """Raises SwarmError unless something listens there."""
-    try:
-        host, port, _ = parse_target(url)
-        with socket.create_connection((host, port), timeout=5.0):
-            pass
-    except BadTarget as error:
-        raise SwarmError(str(error)) from None
-    except OSError as error:
-        raise SwarmError(
-            f"target {url}: {error.strerror or error}; is it running, and is the port right?"
-        ) from None
-
-
-def _web_port(options: SwarmOptions) -> int:
-    """The port of the page: the one asked for, if it is free, or a free one."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", options.web_port))
-        except OSError as error:
-            raise SwarmError(
-                f"port {options.web_port} for the page: {error.strerror}; name another, or 0 for a free one"
-            ) from None
-        port: int = probe.getsockname()[1]
-    return port

@@ -99,19 +99,26 @@ def test_a_process_that_dies_is_noticed_and_named(tmp_path: Path) -> None:
     assert set(children()) - before == set()
 
 
+@pytest.mark.parametrize("status", [1, 2])
 def test_a_stack_that_cannot_start_says_why_and_leaves_no_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
+    """Status 2 is how our processes refuse what they are told."""
+
     def broken_gateway(module: str, *arguments: str) -> list[str]:
         if module == "loadtests.mock_llm":
             return python_module(module, *arguments)
-        return [sys.executable, "-c", "import sys; sys.exit('error: no instance became ready')"]
+        code = f"import sys; print('error: no instance', file=sys.stderr); sys.exit({status})"
+        return [sys.executable, "-c", code]
 
     monkeypatch.setattr("loadtests.stack.python_module", broken_gateway)
     before = set(children())
     with (
-        pytest.raises(StackError, match=r"^gateway died \(exit status 1\): error: no instance"),
+        pytest.raises(
+            StackError, match=rf"^gateway died \(exit status {status}\): error:"
+        ) as caught,
         Stack(SCENARIO, tmp_path),
     ):
         pytest.fail("entered")
+    assert caught.value.is_bad_input == (status == 2)
     assert set(children()) - before == set()

@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from loadtests.child_process import PACKAGES, ChildProcess, python_module
+from loadtests.preflight import SwarmRefused
 from loadtests.swarm import SwarmError, SwarmOptions, SwarmProgress, run_swarm
 from reference_impl.messages import RequestTag
 from reference_impl.telemetry import STAGES
@@ -278,13 +279,13 @@ def test_a_target_where_nothing_listens_is_refused_at_once(tmp_path: Path) -> No
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{probe.getsockname()[1]}"
-        with pytest.raises(SwarmError, match=f"target {url}: Connection refused; is it running"):
+        with pytest.raises(SwarmRefused, match=f"target {url}: Connection refused; is it running"):
             run_swarm(*one_request(), tmp_path / "run", target_url=url)
     assert not (tmp_path / "run").exists()
 
 
 def test_an_address_of_another_scheme_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SwarmError, match="expected http://HOST"):
+    with pytest.raises(SwarmRefused, match="expected http://HOST"):
         run_swarm(*one_request(), tmp_path / "run", target_url="https://127.0.0.1")
 
 
@@ -300,7 +301,9 @@ def test_batches_against_a_foreign_target_are_refused(tmp_path: Path) -> None:
     )
     with (
         tiny_server(tmp_path) as url,
-        pytest.raises(SwarmError, match=r"^workload\.batches: .*; run against the scenario's own"),
+        pytest.raises(
+            SwarmRefused, match=r"^workload\.batches: .*; run against the scenario's own"
+        ),
     ):
         run_swarm(with_batch, compile_workload(with_batch), tmp_path / "run", target_url=url)
     assert not (tmp_path / "run").exists()
@@ -308,13 +311,13 @@ def test_batches_against_a_foreign_target_are_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(SwarmError, match="file/run: cannot be written: Not a directory"):
+    with pytest.raises(SwarmRefused, match="file/run: cannot be written: Not a directory"):
         run_swarm(*one_request(), tmp_path / "file" / "run")
 
 
 def test_a_folder_that_holds_a_run_is_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{}")
-    with pytest.raises(SwarmError, match="already holds a run"):
+    with pytest.raises(SwarmRefused, match="already holds a run"):
         run_swarm(*one_request(), tmp_path)
 
 
@@ -322,7 +325,7 @@ def test_a_page_on_a_port_in_use_is_refused(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         options = SwarmOptions(web=True, web_port=port)
-        with pytest.raises(SwarmError, match=f"port {port} for the page: Address already in use"):
+        with pytest.raises(SwarmRefused, match=f"port {port} for the page: Address already in use"):
             run_swarm(*one_request(), tmp_path / "run", options=options)
 
 
@@ -336,7 +339,7 @@ def test_a_page_on_a_port_in_use_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_an_option_out_of_range_is_named(tmp_path: Path, options: SwarmOptions, said: str) -> None:
-    with pytest.raises(SwarmError, match=said):
+    with pytest.raises(SwarmRefused, match=said):
         run_swarm(*one_request(), tmp_path / "run", options=options)
 
 

@@ -53,13 +53,20 @@ class RabbitMQNode(PrivateServer):
     title: ClassVar[str] = "RabbitMQ"
     start_limit_s: ClassVar[float] = 60.0
 
-    def __init__(self, folder: Path, *, port: int | None = None, log: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        port: int | None = None,
+        log: Path | None = None,
+        is_tied: bool = False,
+    ) -> None:
         self.port = free_port() if port is None else port
         self._distribution_port = free_port()
         self._epmd_port = free_port()
         self._epmd: subprocess.Popen[bytes] | None = None
         url = f"amqp://guest:guest@127.0.0.1:{self.port}/"
-        super().__init__(folder, url, log=log)
+        super().__init__(folder, url, log=log, is_tied=is_tied)
 
     async def start(self) -> None:
         """Start and wait for its AMQP greeting. Raises ServiceUnavailable."""
