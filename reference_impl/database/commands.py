@@ -148,7 +148,7 @@ def advise(
     as_json: bool,
 ) -> None:
     """Propose indexes and batches, and find indexes that only cost. Changes nothing."""
-    from reference_impl.database.advisor import advise as find
+    from reference_impl.database.advice.advise import advise as find
     from reference_impl.database.pool import ConnectionPool
 
     given = [option is not None for option in (pool_size, rate_per_s, hold_s)]

@@ -40,7 +40,7 @@ def index_name(table: str, columns: Sequence[str]) -> str:
 
 
 class QueryOptimizer:
-    """Helpers for those who write queries. What a running database lacks is found by `advisor.advise`."""
+    """Helpers for those who write queries. What a running database lacks is found by `advice.advise`."""
 
     @staticmethod
     def add_indexes(

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from reference_impl.database.advisor import Advice, advise
+from reference_impl.database.advice.advise import advise
+from reference_impl.database.advice.report import Advice
 from reference_impl.database.pool import ConnectionPool
 from tests.servers.postgres import PostgresProcess
 

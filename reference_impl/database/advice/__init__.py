@@ -1,0 +1,1 @@
+"""What a PostgreSQL database would be better with: indexes, batches, fewer indexes, another pool."""
