@@ -82,9 +82,9 @@ def test_it_finds_statements_to_batch_surplus_indexes_and_a_pool_too_small(milli
     found = {statement.query: statement.advice for statement in advice.batches}
     assert set(found) == {NEEDS_NONE, "INSERT INTO notes VALUES ($1, $2)"}
     surplus = {index.index: index.other for index in advice.surplus}
-    assert surplus["twin_b"] == "twin_a"
-    assert surplus["prefix"] == "longer"
-    assert "orders_pkey" not in surplus
+    assert surplus["public.twin_b"] == "public.twin_a"
+    assert surplus["public.prefix"] == "public.longer"
+    assert "public.orders_pkey" not in surplus
     assert advice.pool is not None
     assert advice.pool.verdict == "too small"
 
