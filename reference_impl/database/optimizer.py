@@ -8,7 +8,13 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, TypeVar
 
-__all__ = ["InvalidIdentifier", "QueryOptimizer", "index_name", "quoted"]
+__all__ = [
+    "InvalidIdentifier",
+    "QueryOptimizer",
+    "create_index",
+    "index_name",
+    "quoted_name",
+]
 
 T = TypeVar("T")
 
@@ -20,23 +26,50 @@ class InvalidIdentifier(ValueError):
     """A name that is no plain SQL identifier: a mistake, or an injection."""
 
 
-def quoted(identifier: str) -> str:
-    """`identifier` in double quotes. Raises InvalidIdentifier unless it is letters, digits and underscores."""
+def _checked(identifier: str) -> str:
+    """`identifier`, if it is letters, digits and underscores; else raises InvalidIdentifier."""
     if not isinstance(identifier, str) or not _IDENTIFIER.match(identifier):
         raise InvalidIdentifier(
             f"{str(identifier)[:80]!r} is no identifier: expected letters, digits and underscores, "
             f"not beginning with a digit, at most {MAX_IDENTIFIER_BYTES} characters"
         )
-    return f'"{identifier}"'
+    return identifier
+
+
+def quoted_name(name: str) -> str:
+    """A name that the catalogue has, in double quotes. What somebody typed is checked first."""
+    doubled = name.replace('"', '""')
+    return f'"{doubled}"'
 
 
 def index_name(table: str, columns: Sequence[str]) -> str:
     """`ix_TABLE_COLUMN_...`; what is too long ends in a digest, so that different indexes keep different names."""
     name = "_".join(("ix", table, *columns))
-    if len(name) <= MAX_IDENTIFIER_BYTES:
+    encoded = name.encode()
+    if len(encoded) <= MAX_IDENTIFIER_BYTES:
         return name
     digest = hashlib.blake2b("\0".join((table, *columns)).encode(), digest_size=5).hexdigest()
-    return f"{name[: MAX_IDENTIFIER_BYTES - 11]}_{digest}"
+    return f"{encoded[: MAX_IDENTIFIER_BYTES - 11].decode(errors='ignore')}_{digest}"
+
+
+def create_index(
+    relation: Sequence[str],
+    columns: Sequence[str],
+    *,
+    concurrently: bool = False,
+    if_not_exists: bool = True,
+) -> str:
+    """The statement for one index on `columns` of `relation` (schema and table, or table): names of the catalogue, as they are."""
+    how = " ".join(
+        (
+            "CREATE INDEX",
+            *(["CONCURRENTLY"] if concurrently else []),
+            *(["IF NOT EXISTS"] if if_not_exists else []),
+        )
+    )
+    name = quoted_name(index_name(relation[-1], columns))
+    on = ".".join(map(quoted_name, relation))
+    return f"{how} {name} ON {on} ({', '.join(map(quoted_name, columns))});"
 
 
 class QueryOptimizer:
@@ -58,11 +91,6 @@ class QueryOptimizer:
         """
         if isinstance(fields, str):
             raise InvalidIdentifier("fields is one text: give a list of them")
-        how = (
-            "CREATE INDEX CONCURRENTLY IF NOT EXISTS"
-            if concurrently
-            else "CREATE INDEX IF NOT EXISTS"
-        )
         statements = []
         for field in fields:
             qualified = field if table is None else f"{table}.{field}"
@@ -72,10 +100,13 @@ class QueryOptimizer:
                 raise InvalidIdentifier(
                     f"{field[:80]!r}: expected table.column, schema.table.column or table.column,column"
                 )
-            relation = ".".join(quoted(part) for part in owner)
-            on = ", ".join(quoted(column) for column in columns)
-            name = quoted(index_name(owner[-1], columns))
-            statements.append(f"{how} {name} ON {relation} ({on});")
+            statements.append(
+                create_index(
+                    [_checked(part) for part in owner],
+                    [_checked(column) for column in columns],
+                    concurrently=concurrently,
+                )
+            )
         return "\n".join(statements)
 
     @staticmethod

@@ -22,17 +22,17 @@ from reference_impl.database.advice.plans import (
     uses_index,
 )
 from reference_impl.database.advice.report import IndexAdvice
-from reference_impl.database.optimizer import QueryOptimizer, index_name, quoted
+from reference_impl.database.optimizer import create_index, index_name, quoted_name
 
 __all__ = ["MissingIndexes"]
 
 MIN_GAIN: Final = 2.0  # an index that does not halve a statement's cost is not worth its upkeep
 
 _COLUMNS: Final = """
-    SELECT c.relname, array_agg(a.attname::text) AS columns FROM pg_class c
+    SELECT n.nspname, c.relname, array_agg(a.attname::text) AS columns FROM pg_class c
     JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid
     WHERE c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped
-        AND n.nspname NOT IN ('pg_catalog', 'information_schema') GROUP BY c.relname"""
+        AND n.nspname NOT IN ('pg_catalog', 'information_schema') GROUP BY n.nspname, c.relname"""
 
 
 class MissingIndexes:
@@ -41,16 +41,17 @@ class MissingIndexes:
     def __init__(self, connection: asyncpg.Connection, *, measure: bool) -> None:
         self._connection = connection
         self._explainer = Explainer(connection)
-        self._columns: dict[str, set[str]] = {}
+        self._columns: dict[tuple[str, str], set[str]] = {}
         self._measure = measure
         self._hypopg = False
         self._random_page_cost = 4.0
-        self.indexes: dict[tuple[str, tuple[str, ...]], IndexAdvice] = {}
+        self.indexes: dict[tuple[str, str, tuple[str, ...]], IndexAdvice] = {}
         self.unplanned = 0
 
     async def prepare(self) -> None:
         self._columns = {
-            row["relname"]: set(row["columns"]) for row in await self._connection.fetch(_COLUMNS)
+            (row["nspname"], row["relname"]): set(row["columns"])
+            for row in await self._connection.fetch(_COLUMNS)
         }
         self._hypopg = await self._connection.fetchval(
             "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'hypopg')"
@@ -68,18 +69,15 @@ class MissingIndexes:
             self.unplanned += 1
             return
         for candidate in candidates(plan, self._columns):
-            key = (candidate.table, candidate.columns)
+            key = (candidate.schema, candidate.table, candidate.columns)
             if key in self.indexes or await self._too_many_rows(candidate):
                 continue
             gain = await self._gain(query, plan, candidate)
             if gain < MIN_GAIN:
                 continue
             advice = IndexAdvice(
-                sql=QueryOptimizer.add_indexes(
-                    [",".join(candidate.columns)],
-                    table=f"{candidate.schema}.{candidate.table}",
-                    concurrently=True,
-                ),
+                sql=create_index(candidate.relation, candidate.columns, concurrently=True),
+                schema=candidate.schema,
                 table=candidate.table,
                 columns=candidate.columns,
                 query=" ".join(query.split()),
@@ -94,7 +92,7 @@ class MissingIndexes:
     async def _too_many_rows(self, candidate: Candidate) -> bool:
         rows = await self._connection.fetchval(
             "SELECT reltuples FROM pg_class WHERE oid = to_regclass($1)",
-            f"{quoted(candidate.schema)}.{quoted(candidate.table)}",
+            _relation(candidate.relation),
         )
         return rows is None or candidate.rows > SELECTIVE * max(rows, 1.0)
 
@@ -104,9 +102,7 @@ class MissingIndexes:
             # One random page for the index's leaf and one for each row: what an index scan costs at the worst.
             after = (2 + candidate.rows) * self._random_page_cost
             return before / max(after, 1e-9)
-        ddl = QueryOptimizer.add_indexes(
-            [",".join(candidate.columns)], table=f"{candidate.schema}.{candidate.table}"
-        ).replace(" IF NOT EXISTS", "")
+        ddl = create_index(candidate.relation, candidate.columns, if_not_exists=False)
         name = await self._connection.fetchval("SELECT indexname FROM hypopg_create_index($1)", ddl)
         try:
             with_index = await self._explainer.plan(query)
@@ -127,9 +123,7 @@ class MissingIndexes:
             return msgspec.structs.replace(
                 advice, note="not measured: the values of its parameters are not known"
             )
-        ddl = QueryOptimizer.add_indexes(
-            [",".join(candidate.columns)], table=f"{candidate.schema}.{candidate.table}"
-        )
+        ddl = create_index(candidate.relation, candidate.columns)
         transaction = connection.transaction()
         await transaction.start()
         try:
@@ -156,16 +150,21 @@ class MissingIndexes:
         for number in range(1, count + 1):
             if number not in wanted:
                 return None
-            table, column = wanted[number]
+            relation, column = wanted[number]
+            table = _relation(relation)
             # The middle of what a sample of the table holds: neither the rarest value nor the most frequent one.
             literals.append(
                 await self._connection.fetchval(
-                    f"SELECT quote_nullable(v::text) FROM (SELECT {quoted(column)} AS v FROM {quoted(table)} "  # noqa: S608 - quoted
+                    f"SELECT quote_nullable(v::text) FROM (SELECT {quoted_name(column)} AS v FROM {table} "  # noqa: S608 - quoted
                     "LIMIT 1001) s ORDER BY v OFFSET 500 * (SELECT count(*) / 1001 FROM "
-                    f"(SELECT FROM {quoted(table)} LIMIT 1001) c) LIMIT 1"
+                    f"(SELECT FROM {table} LIMIT 1001) c) LIMIT 1"
                 )
             )
         return literals if all(literals) else None
+
+
+def _relation(names: tuple[str, str]) -> str:
+    return ".".join(map(quoted_name, names))
 
 
 def _parameters(query: str) -> list[str]:

@@ -10,9 +10,13 @@ import msgspec
 
 __all__ = ["Candidate", "candidates", "cost_of", "parameter_columns", "uses_index"]
 
-# `(key_id = $1)`, `((o.at_s)::numeric > $2)`, `(model = 'x'::text)`: a column, an operator, something.
+# As PostgreSQL prints a name: in double quotes, doubled inside, where it is no plain one.
+_NAME = r'(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)'
+# `(key_id = $1)`, `((o."model-name")::text = 'x'::text)`: a column, an operator, something. A function of a column is none, and
+# neither is a cast but the one that an index on text does without.
 _COMPARISON = re.compile(
-    r"\(*(?:\w+\.)?\"?(?P<column>\w+)\"?\)?(?:::[\w ]+)? (?P<operator>=|<=|>=|<|>) (?P<value>\$\d+|ANY|[^\s)]+)"
+    rf"(?<![\w$\".])(?P<open>\()?(?:{_NAME}\.)?(?P<column>{_NAME})(?(open)\)(?:::text)?)"
+    r" (?P<operator>=|<=|>=|<|>) (?P<value>\$\d+|ANY|[^\s)]+)"
 )
 # Scans by an index that may still read many rows to throw them away.
 _PARTLY = ("Index Scan", "Bitmap Heap Scan")
@@ -27,6 +31,10 @@ class Candidate(msgspec.Struct, frozen=True):
     columns: tuple[str, ...]
     rows: float  # that the scan is expected to give
 
+    @property
+    def relation(self) -> tuple[str, str]:
+        return self.schema, self.table
+
 
 def _nodes(plan: dict[str, Any], above: dict[str, Any] | None = None) -> Iterator[tuple[Any, Any]]:
     yield plan, above
@@ -34,10 +42,10 @@ def _nodes(plan: dict[str, Any], above: dict[str, Any] | None = None) -> Iterato
         yield from _nodes(child, plan)
 
 
-def candidates(plan: dict[str, Any], columns: dict[str, set[str]]) -> list[Candidate]:
+def candidates(plan: dict[str, Any], columns: dict[tuple[str, str], set[str]]) -> list[Candidate]:
     """Indexes for scans that throw rows away, in a plan (`EXPLAIN (VERBOSE, FORMAT JSON)`, its `Plan`).
 
-    `columns`: the column names of each table. A scan without a usable comparison, and without an order that a LIMIT cuts
+    `columns`: the column names of each (schema, table). A scan without a usable comparison, and without an order that a LIMIT cuts
     short, has none: reading all is then right.
     """
     found = []
@@ -45,8 +53,8 @@ def candidates(plan: dict[str, Any], columns: dict[str, set[str]]) -> list[Candi
         whole = node["Node Type"] == "Seq Scan"
         if not whole and not (node["Node Type"] in _PARTLY and "Filter" in node):
             continue
-        table = node["Relation Name"]
-        known = columns.get(table, set())
+        schema, table = _relation(node)
+        known = columns.get((schema, table), set())
         equal: list[str] = []
         ranged: list[str] = []
         condition = " ".join(
@@ -54,17 +62,23 @@ def candidates(plan: dict[str, Any], columns: dict[str, set[str]]) -> list[Candi
         )
         if " OR " not in condition:  # one index serves a conjunction
             for match in _COMPARISON.finditer(condition):
-                column = match["column"]
+                column = _unquoted(match["column"])
                 if column in known and column not in equal + ranged:
                     (equal if match["operator"] == "=" else ranged).append(column)
         if not whole and not equal:
             continue  # its index is as good as any
         wanted = [*equal, *ranged[:1]] or _order(above, known)
         if wanted:
-            found.append(
-                Candidate(node.get("Schema", "public"), table, tuple(wanted), node["Plan Rows"])
-            )
+            found.append(Candidate(schema, table, tuple(wanted), node["Plan Rows"]))
     return found
+
+
+def _relation(node: dict[str, Any]) -> tuple[str, str]:
+    return node["Schema"], node["Relation Name"]
+
+
+def _unquoted(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
 
 
 def _order(above: dict[str, Any] | None, known: set[str]) -> list[str]:
@@ -75,14 +89,14 @@ def _order(above: dict[str, Any] | None, known: set[str]) -> list[str]:
     return keys if all(key in known for key in keys) else []
 
 
-def parameter_columns(plan: dict[str, Any]) -> dict[int, tuple[str, str]]:
-    """Which (table, column) each parameter is compared with, as far as the plan says."""
-    found: dict[int, tuple[str, str]] = {}
+def parameter_columns(plan: dict[str, Any]) -> dict[int, tuple[tuple[str, str], str]]:
+    """Which ((schema, table), column) each parameter is compared with, as far as the plan says."""
+    found: dict[int, tuple[tuple[str, str], str]] = {}
     for node, _ in _nodes(plan):
         for part in ("Filter", "Index Cond", "Recheck Cond"):
             for match in _COMPARISON.finditer(node.get(part, "")):
                 if match["value"].startswith("$") and "Relation Name" in node:
-                    found[int(match["value"][1:])] = (node["Relation Name"], match["column"])
+                    found[int(match["value"][1:])] = (_relation(node), _unquoted(match["column"]))
     return found
 
 

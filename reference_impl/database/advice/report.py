@@ -17,6 +17,7 @@ class IndexAdvice(msgspec.Struct, frozen=True, kw_only=True):
     """An index to add. Gains are ratios before/after: of the planner's costs, and of measured times (NaN-free: None = not measured)."""
 
     sql: str
+    schema: str
     table: str
     columns: tuple[str, ...]
     query: str
