@@ -14,11 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from reference_impl.database.aggregates import export_parquet, total
-from reference_impl.database.connect import DSN_VARIABLE, store_of_dsn
+from reference_impl.database.connect import DSN_VARIABLE, reader_of_dsn
 from reference_impl.database.entries import from_nanousd
 from reference_impl.database.errors import DatabaseError
-from reference_impl.database.port import GROUPS, Group, LedgerStore, Spend
-from reference_impl.deployment import DatabaseSpec
+from reference_impl.database.port import GROUPS, Group, LedgerReader, Spend
 
 __all__ = ["db", "ledger"]
 
@@ -54,14 +53,14 @@ def ledger(
     """Show what was spent, what the cache saved and what failures wasted."""
     since_s = 0.0 if since is None else since.replace(tzinfo=UTC).timestamp()
 
-    async def read(store: LedgerStore) -> tuple[list[Spend], int | None]:
-        rows = await store.spend(group, since_s=since_s)
+    async def read(reader: LedgerReader) -> tuple[list[Spend], int | None]:
+        rows = await reader.spend(group, since_s=since_s)
         exported = None
         if export is not None:
-            exported = await export_parquet(store.entries(since_s=since_s), export)
+            exported = await export_parquet(reader.entries(since_s=since_s), export)
         return rows, exported
 
-    rows, exported = _run(_with_store(dsn, read))
+    rows, exported = _run(_with_reader(dsn, read))
     if as_json:
         document = {
             "by": group,
@@ -203,13 +202,13 @@ def advise(
         )
 
 
-async def _with_store(dsn: str, work: Callable[[LedgerStore], Awaitable[T]]) -> T:
-    store = store_of_dsn(dsn, DatabaseSpec(min_size=1, max_size=2))
+async def _with_reader(dsn: str, work: Callable[[LedgerReader], Awaitable[T]]) -> T:
+    reader = reader_of_dsn(dsn)
     try:
-        await store.open()
-        return await work(store)
+        await reader.open()
+        return await work(reader)
     finally:
-        await store.aclose()
+        await reader.aclose()
 
 
 def _readable(row: Spend) -> dict[str, object]:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reference_impl.database.accounting import Accounting
 from reference_impl.database.budgets import Budgets
 from reference_impl.database.errors import BadDsn, DatabaseRefused, masked
 from reference_impl.database.memory_store import MemoryLedger
-from reference_impl.database.port import LedgerStore
+from reference_impl.database.port import LedgerReader, LedgerStore
 from reference_impl.database.writer import LedgerWriter
 from reference_impl.deployment import DatabaseSpec
 from reference_impl.prices import PriceTable, load_prices
 from reference_impl.telemetry import SystemEvent
 
-__all__ = ["DSN_VARIABLE", "build_accounting", "ledger_of", "store_of_dsn"]
+if TYPE_CHECKING:
+    from reference_impl.database.pool import ConnectionPool
+
+__all__ = ["DSN_VARIABLE", "build_accounting", "ledger_of", "reader_of_dsn", "store_of_dsn"]
 
 # The DSN holds a password, so it comes through the environment and is in no file and no process list.
 DSN_VARIABLE = "TWINLOAD_DATABASE"
@@ -27,29 +31,52 @@ _POSTGRES = ("postgresql://", "postgres://")
 def store_of_dsn(dsn: str, spec: DatabaseSpec = DatabaseSpec()) -> LedgerStore:  # noqa: B008 - immutable
     """The store that `dsn` names: `postgresql://...`, or the path of a SQLite file. Raises BadDsn, DatabaseRefused."""
     if dsn.startswith(_POSTGRES):
-        _require("asyncpg", "PostgreSQL")
-        from reference_impl.database.pool import ConnectionPool
+        pool = _pool(dsn, spec)
         from reference_impl.database.postgres_store import PostgresLedger
 
-        return PostgresLedger(
-            ConnectionPool(
-                dsn,
-                min(spec.min_size, spec.max_size),
-                spec.max_size,
-                acquire_timeout_s=spec.acquire_timeout_s,
-                statement_timeout_s=spec.statement_timeout_s,
-                behind_pgbouncer=spec.behind_pgbouncer,
-            )
-        )
+        return PostgresLedger(pool)
+    path = _sqlite_path(dsn)
+    from reference_impl.database.sqlite_store import SqliteLedger
+
+    return SqliteLedger(path, busy_timeout_s=spec.acquire_timeout_s)
+
+
+def reader_of_dsn(dsn: str) -> LedgerReader:
+    """The ledger that `dsn` names, to look at: it is neither made nor migrated. Raises as `store_of_dsn`."""
+    if dsn.startswith(_POSTGRES):
+        # As if behind pgbouncer, because nobody says: it costs who asks once a round trip.
+        pool = _pool(dsn, DatabaseSpec(min_size=1, max_size=2, behind_pgbouncer=True))
+        from reference_impl.database.postgres_reader import PostgresReader
+
+        return PostgresReader(pool)
+    path = _sqlite_path(dsn)
+    from reference_impl.database.sqlite_reader import SqliteReader
+
+    return SqliteReader(path)
+
+
+def _pool(dsn: str, spec: DatabaseSpec) -> ConnectionPool:
+    _require("asyncpg", "PostgreSQL")
+    from reference_impl.database.pool import ConnectionPool
+
+    return ConnectionPool(
+        dsn,
+        min(spec.min_size, spec.max_size),
+        spec.max_size,
+        acquire_timeout_s=spec.acquire_timeout_s,
+        statement_timeout_s=spec.statement_timeout_s,
+        behind_pgbouncer=spec.behind_pgbouncer,
+    )
+
+
+def _sqlite_path(dsn: str) -> Path:
     if "://" in dsn or not dsn:
         raise BadDsn(
             f"database {masked(dsn)!r}: expected postgresql://user:password@host:port/name, "
             "or the path of a SQLite file"
         )
     _require("aiosqlite", "SQLite")
-    from reference_impl.database.sqlite_store import SqliteLedger
-
-    return SqliteLedger(Path(dsn), busy_timeout_s=spec.acquire_timeout_s)
+    return Path(dsn)
 
 
 def ledger_of(spec: DatabaseSpec, dsn: str, folder: Path | None) -> LedgerStore | None:

@@ -12,9 +12,17 @@ from typing import Final, Literal
 
 import asyncpg
 
-from reference_impl.database.errors import SchemaTooNew
+from reference_impl.database.errors import DatabaseRefused, SchemaTooNew
 
-__all__ = ["LOCK_ID", "Step", "check_version", "migrate_postgres", "steps"]
+__all__ = [
+    "LOCK_ID",
+    "Step",
+    "check_current",
+    "check_version",
+    "migrate_postgres",
+    "postgres_version",
+    "steps",
+]
 
 LOCK_ID: Final = 0x7477696E6C6F6164  # "twinload", as the key of an advisory lock
 
@@ -42,6 +50,24 @@ def check_version(present: int, known: int) -> None:
         )
 
 
+def check_current(present: int, known: int) -> None:
+    """For who reads and must not migrate. Raises SchemaTooNew, and DatabaseRefused for an older schema."""
+    check_version(present, known)
+    if present < known:
+        raise DatabaseRefused(
+            f"the ledger's schema has version {present}, this program reads {known}: start a gateway of this version with it, "
+            "which migrates it; the database was not touched"
+        )
+
+
+async def postgres_version(connection: asyncpg.Connection) -> int | None:
+    """The version of the schema; None where there is none. Foreign errors pass through."""
+    if not await connection.fetchval("SELECT to_regclass('ledger_schema') IS NOT NULL"):
+        return None
+    version: int | None = await connection.fetchval("SELECT max(version) FROM ledger_schema")
+    return version
+
+
 async def migrate_postgres(
     connection: asyncpg.Connection, planned: list[Step] | None = None
 ) -> list[int]:
@@ -49,9 +75,7 @@ async def migrate_postgres(
     planned = steps("postgres") if planned is None else planned
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK_ID)
-        present = 0
-        if await connection.fetchval("SELECT to_regclass('ledger_schema') IS NOT NULL"):
-            present = await connection.fetchval("SELECT max(version) FROM ledger_schema") or 0
+        present = await postgres_version(connection) or 0
         check_version(present, len(planned))
         if present == len(planned):
             return []

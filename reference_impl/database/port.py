@@ -20,7 +20,7 @@ from reference_impl.database.entries import (
 )
 from reference_impl.telemetry import StationSample
 
-__all__ = ["GROUPS", "Grant", "Group", "LedgerStore", "Spend"]
+__all__ = ["GROUPS", "Grant", "Group", "LedgerReader", "LedgerStore", "Spend"]
 
 Group = Literal["key", "model", "day", "outcome"]
 GROUPS: tuple[Group, ...] = ("key", "model", "day", "outcome")
@@ -52,8 +52,28 @@ class Spend(msgspec.Struct, frozen=True, kw_only=True):
     wasted_nanousd: int = 0
 
 
-class LedgerStore(Protocol):
-    """Where the ledger is kept. Money in nano-dollars, times in seconds."""
+class LedgerReader(Protocol):
+    """What is kept, for who only looks. Money in nano-dollars, times in seconds."""
+
+    async def open(self) -> None:
+        """Connect. Raises DatabaseUnavailable where a later attempt may succeed, else another DatabaseError."""
+        ...
+
+    async def spend(self, group: Group, *, since_s: float = 0.0) -> list[Spend]:
+        """Sums over entries from `since_s` on, by group; in order of the group."""
+        ...
+
+    def entries(self, *, since_s: float = 0.0) -> AsyncIterator[list[LedgerEntry]]:
+        """The entries from `since_s` on, in order of id, in pages."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release connections; it is not used afterwards."""
+        ...
+
+
+class LedgerStore(LedgerReader, Protocol):
+    """Where the ledger is kept."""
 
     async def open(self) -> None:
         """Connect and migrate the schema; nothing where that is done.
@@ -92,18 +112,6 @@ class LedgerStore(Protocol):
         """Batches and their results, in the same database: what a result costs is booked in its transaction."""
         ...
 
-    async def spend(self, group: Group, *, since_s: float = 0.0) -> list[Spend]:
-        """Sums over entries from `since_s` on, by group; in order of the group."""
-        ...
-
-    def entries(self, *, since_s: float = 0.0) -> AsyncIterator[list[LedgerEntry]]:
-        """The entries from `since_s` on, in order of id, in pages."""
-        ...
-
     def samples(self, *, origin_s: float = 0.0) -> list[StationSample]:
         """The connection pool as a station since the last call; nothing where there is none."""
-        ...
-
-    async def aclose(self) -> None:
-        """Release connections; the store is not used afterwards."""
         ...
