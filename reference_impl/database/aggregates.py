@@ -57,16 +57,24 @@ _PARQUET: Final = {str: pa.string(), int: pa.int64(), float: pa.float64()}
 
 
 async def export_parquet(pages: AsyncIterator[list[LedgerEntry]], path: Path) -> int:
-    """Write entries to a Parquet file, a page at a time; returns how many. Raises FileExistsError."""
+    """Write entries to a Parquet file, a page at a time, whole or not at all; returns how many.
+
+    Raises FileExistsError for a file that is there, other OSErrors where it cannot be written.
+    """
     if path.exists():  # noqa: ASYNC240 - once, before any work
         raise FileExistsError(f"{path} exists already; name another file")
     schema = pa.schema(
         [(field.name, _PARQUET[field.type]) for field in msgspec.structs.fields(LedgerEntry)]
     )
     written = 0
-    with pq.ParquetWriter(path, schema) as writer:
-        async for page in pages:
-            columns = {name: [getattr(entry, name) for entry in page] for name in schema.names}
-            writer.write_table(pa.table(columns, schema=schema))
-            written += len(page)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with pq.ParquetWriter(partial, schema) as writer:
+            async for page in pages:
+                columns = {name: [getattr(entry, name) for entry in page] for name in schema.names}
+                writer.write_table(pa.table(columns, schema=schema))
+                written += len(page)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
     return written

@@ -16,7 +16,7 @@ from rich.table import Table
 from reference_impl.database.aggregates import export_parquet, total
 from reference_impl.database.connect import DSN_VARIABLE, reader_of_dsn
 from reference_impl.database.entries import from_nanousd
-from reference_impl.database.errors import DatabaseError
+from reference_impl.database.errors import DatabaseError, one_line
 from reference_impl.database.port import GROUPS, Group, LedgerReader, Spend
 
 __all__ = ["db", "ledger"]
@@ -57,7 +57,14 @@ def ledger(
         rows = await reader.spend(group, since_s=since_s)
         exported = None
         if export is not None:
-            exported = await export_parquet(reader.entries(since_s=since_s), export)
+            try:
+                exported = await export_parquet(reader.entries(since_s=since_s), export)
+            except FileExistsError:
+                raise
+            except OSError as error:
+                raise click.ClickException(
+                    f"--export {export}: {one_line(error)}; nothing was written"
+                ) from error
         return rows, exported
 
     rows, exported = _run(_with_reader(dsn, read))

@@ -6,6 +6,7 @@ import asyncio
 import json
 import sqlite3
 from collections.abc import Callable
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,6 @@ import pytest
 from reference_impl.database.connect import store_of_dsn
 from reference_impl.database.migrations import migrate_postgres, steps
 from reference_impl.database.pool import ConnectionPool
-from reference_impl.database.port import LedgerStore
 from reference_impl.database.sqlite_reader import SqliteReader
 from reference_impl.database.sqlite_store import SqliteLedger, migrate_sqlite
 from tests.command_line import run_twinload
@@ -149,22 +149,23 @@ def test_a_ledger_that_a_gateway_writes_meanwhile_is_read_as_it_is(tmp_path: Pat
         return sum(row.requests for row in await reader.spend("key"))
 
     async def main() -> None:
-        reader = SqliteReader(path)
-        await reader.open()
-        seen = [await requests(reader)]
-        writer: LedgerStore = SqliteLedger(path)
-        await writer.open()
-        await writer.write(batch(2, [entry(n) for n in range(10, 15)]))
-        seen.append(await requests(reader))
-        await writer.write(batch(3, [entry(n) for n in range(15, 20)]))
-        seen.append(await requests(reader))
-        await reader.aclose()
-        late = SqliteReader(path)
-        await late.open()
-        seen.append(await requests(late))
-        await late.aclose()
-        await writer.write(batch(4, [entry(20)]))
-        await writer.aclose()
+        async with (
+            aclosing(SqliteReader(path)) as reader,
+            aclosing(SqliteLedger(path)) as writer,
+            aclosing(SqliteReader(path)) as late,
+        ):
+            await reader.open()
+            seen = [await requests(reader)]
+            await writer.open()
+            await writer.write(batch(2, [entry(n) for n in range(10, 15)]))
+            seen.append(await requests(reader))
+            await writer.write(batch(3, [entry(n) for n in range(15, 20)]))
+            seen.append(await requests(reader))
+            await reader.aclose()
+            await late.open()
+            seen.append(await requests(late))
+            await late.aclose()
+            await writer.write(batch(4, [entry(20)]))
         assert seen == [10, 15, 20, 20]
 
     asyncio.run(main())
@@ -175,14 +176,12 @@ def test_a_ledger_that_was_written_and_closed_meanwhile_is_read_again(tmp_path: 
     fill(str(path))
 
     async def main() -> None:
-        reader = SqliteReader(path)
-        await reader.open()
-        writer = SqliteLedger(path)
-        await writer.open()
-        await writer.write(batch(2, [entry(n) for n in range(10, 2000)]))
-        await writer.aclose()
-        assert sum(row.requests for row in await reader.spend("key")) == 2000
-        await reader.aclose()
+        async with aclosing(SqliteReader(path)) as reader:
+            await reader.open()
+            async with aclosing(SqliteLedger(path)) as writer:
+                await writer.open()
+                await writer.write(batch(2, [entry(n) for n in range(10, 2000)]))
+            assert sum(row.requests for row in await reader.spend("key")) == 2000
 
     asyncio.run(main())
 
@@ -224,3 +223,25 @@ def test_a_postgresql_ledger_of_another_version_is_refused_and_not_migrated(
     before = shared_postgres().sql(versions, dsn.rpartition("/")[2])
     assert says in refusal("--database", dsn)
     assert shared_postgres().sql(versions, dsn.rpartition("/")[2]) == before
+
+
+@pytest.fixture
+def ledger_file(tmp_path: Path) -> str:
+    fill(str(tmp_path / "ledger.sqlite"))
+    return str(tmp_path / "ledger.sqlite")
+
+
+def test_an_export_that_cannot_be_written_is_one_line(ledger_file: str, tmp_path: Path) -> None:
+    for target in (tmp_path / "missing" / "x.parquet", Path(ledger_file) / "x.parquet"):
+        line = refusal("--database", ledger_file, "--export", str(target))
+        assert f"--export {target}: " in line
+    assert [path.name for path in tmp_path.iterdir()] == ["ledger.sqlite"]
+
+
+def test_an_export_does_not_overwrite(ledger_file: str, tmp_path: Path) -> None:
+    target = tmp_path / "x.parquet"
+    target.write_text("mine")
+    assert "exists already; name another file" in refusal(
+        "--database", ledger_file, "--export", str(target)
+    )
+    assert target.read_text() == "mine"
