@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import aiosqlite
 
-from reference_impl.database.errors import DatabaseError, DatabaseRefused, one_line
+from reference_impl.database.errors import DatabaseError, DatabaseRefused, masked, one_line
 from reference_impl.database.migrations import check_current, steps
 from reference_impl.database.sqlite_store import SqliteLedger
 
@@ -75,7 +75,7 @@ class SqliteReader(SqliteLedger):
         """When the file was changed, and its size; None: it is open somewhere. Raises DatabaseRefused."""
         try:
             if not self._path.is_file():
-                raise DatabaseRefused(f"no ledger: {self._path} is no file")
+                raise DatabaseRefused(f"no ledger: {masked(str(self._path))} is no file")
             if any(self._path.with_name(self._path.name + end).exists() for end in _OPEN_ELSEWHERE):
                 return None
             status = self._path.stat()

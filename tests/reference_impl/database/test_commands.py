@@ -79,6 +79,24 @@ def test_a_scheme_that_is_no_ledger_s_is_refused_without_its_password() -> None:
     assert "expected postgresql://" in line
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--by", "nonsense"), "'nonsense' is not one of 'key', 'model', 'day', 'outcome'"),
+        (("--since", "nonsense"), "does not match the format '%Y-%m-%d'"),
+        (("--database", ""), "expected postgresql://"),
+        (("--database", "host=h password=secret"), "no ledger: host=h password=*** is no file"),
+        (("--database", "postgresql://u:secret@h:port/d"), "expected postgresql://"),
+        (("--database", "postgresql://u:secret@127.0.0.1:1/d"), "Connect call failed"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options: tuple[str, ...], says: str) -> None:
+    printed = run_twinload("ledger", "--database", "ledger.sqlite", *options)
+    assert (printed.status, printed.out) == (2, "")
+    assert says in printed.err.splitlines()[-1]
+    assert "secret" not in printed.err
+
+
 def test_a_file_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "typo.sqlite"
     assert f"no ledger: {path} is no file" in refusal("--database", str(path))
