@@ -6,6 +6,8 @@ formula gives the probability of a wait (Erlang 1917; Kleinrock, Queueing System
 
 from __future__ import annotations
 
+import itertools
+import math
 from typing import Final, Literal
 
 import msgspec
@@ -13,6 +15,9 @@ import msgspec
 __all__ = ["PoolVerdict", "erlang_c", "judge_pool", "mean_wait_s"]
 
 WAIT_SHARE: Final = 0.1  # a wait of a tenth of the holding time is what a pool may cost
+MAX_CONNECTIONS: Final = (
+    262_143  # the most that PostgreSQL can be set to (its manual, max_connections)
+)
 MARGIN: Final = 4  # connections beyond so many times the need cost the server memory and locks, and gain nothing
 
 
@@ -40,6 +45,18 @@ def erlang_c(servers: int, load: float) -> float:
     return blocking / (1.0 - utilisation * (1.0 - blocking))
 
 
+def _fewest(load: float) -> int:
+    """The fewest servers whose mean wait is within `WAIT_SHARE` of the time of service."""
+    blocking = 1.0
+    for servers in itertools.count(1):
+        blocking = load * blocking / (servers + load * blocking)
+        if servers > load:
+            waits = blocking / (1.0 - load / servers * (1.0 - blocking))
+            if waits / (servers - load) <= WAIT_SHARE:
+                return servers
+    raise AssertionError("counting ends with a return")
+
+
 def mean_wait_s(servers: int, rate_per_s: float, hold_s: float) -> float:
     """Mean wait of all arrivals in seconds; inf where they come faster than they can be served."""
     load = rate_per_s * hold_s
@@ -49,15 +66,22 @@ def mean_wait_s(servers: int, rate_per_s: float, hold_s: float) -> float:
 
 
 def judge_pool(size: int, rate_per_s: float, hold_s: float) -> PoolVerdict:
-    """Compare a pool of `size` with what its measured demand needs."""
-    if size < 1 or rate_per_s < 0 or hold_s < 0:
-        raise ValueError(
-            f"size {size}, rate_per_s {rate_per_s}, hold_s {hold_s}: expected 1 or more, and no negatives"
-        )
+    """Compare a pool of `size` with what its measured demand needs.
+
+    Raises ValueError for negatives, what is no number, and more than a PostgreSQL can have.
+    """
     load = rate_per_s * hold_s
-    needed = int(load) + 1
-    while mean_wait_s(needed, rate_per_s, hold_s) > WAIT_SHARE * hold_s:
-        needed += 1
+    if not (
+        1 <= size <= MAX_CONNECTIONS
+        and 0 <= rate_per_s < math.inf
+        and 0 <= hold_s < math.inf
+        and load < MAX_CONNECTIONS
+    ):
+        raise ValueError(
+            f"size {size}, rate_per_s {rate_per_s}, hold_s {hold_s}: expected a size of at least 1, no negatives, and a "
+            f"size and a product of rate and hold of at most {MAX_CONNECTIONS} connections"
+        )
+    needed = _fewest(load)
     verdict: Literal["too small", "too large", "right"] = "right"
     if size < needed:
         verdict = "too small"

@@ -109,3 +109,20 @@ def test_a_pool_of_two_under_a_load_of_six_is_too_small() -> None:
     assert 7 <= small.needed <= 10
     assert judge_pool(small.needed, 200, 0.03).verdict == "right"
     assert judge_pool(200, 200, 0.03).verdict == "too large"
+
+
+def test_the_need_of_a_large_load_is_found_at_once_and_is_what_its_definition_says() -> None:
+    assert judge_pool(10, 200_000, 1.0).needed > 200_000
+    for load in (0.0, 0.5, 3.0, 17.3):
+        needed = judge_pool(1, load, 1.0).needed
+        assert mean_wait_s(needed, load, 1.0) <= 0.1
+        assert needed == 1 or mean_wait_s(needed - 1, load, 1.0) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("size", "rate_per_s", "hold_s"),
+    [(0, 1, 1), (1, -1, 1), (1, float("nan"), 1), (1, 1, float("inf")), (1, 1e9, 1)],
+)
+def test_a_pool_that_cannot_be_is_not_judged(size: int, rate_per_s: float, hold_s: float) -> None:
+    with pytest.raises(ValueError, match="expected a size of at least 1"):
+        judge_pool(size, rate_per_s, hold_s)
