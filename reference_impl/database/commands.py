@@ -17,6 +17,7 @@ from reference_impl.database.aggregates import export_parquet, total
 from reference_impl.database.connect import DSN_VARIABLE, reader_of_dsn
 from reference_impl.database.entries import from_nanousd
 from reference_impl.database.errors import DatabaseError, one_line
+from reference_impl.database.pool_sizing import PoolVerdict, judge_pool
 from reference_impl.database.port import GROUPS, Group, LedgerReader, Spend
 
 __all__ = ["db", "ledger"]
@@ -157,9 +158,7 @@ def advise(
     from reference_impl.database.advice.advise import advise as find
     from reference_impl.database.pool import ConnectionPool
 
-    given = [option is not None for option in (pool_size, rate_per_s, hold_s)]
-    if any(given) and not all(given):
-        raise click.UsageError("--pool-size, --rate and --hold belong together")
+    verdict = _verdict(pool_size, rate_per_s, hold_s)
     if not dsn.startswith(("postgresql://", "postgres://")):
         raise click.UsageError(
             "db advise reads PostgreSQL's statistics; the DSN must be postgresql://..."
@@ -169,24 +168,21 @@ def advise(
         pool = ConnectionPool(dsn, 1, 2, statement_timeout_s=600)
         await pool.initialize()
         try:
-            return await find(
-                pool,
-                measure=measure,
-                limit=limit,
-                pool_size=pool_size,
-                rate_per_s=rate_per_s,
-                hold_s=hold_s,
-            )
+            return await find(pool, measure=measure, limit=limit)
         finally:
             await pool.close()
 
-    advice = _run(look())
+    advice = msgspec.structs.replace(_run(look()), pool=verdict)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(advice)))
         return
     click.echo(
         f"{advice.statements} statements looked at, {advice.unplanned} could not be planned."
     )
+    if advice.hidden:
+        click.echo(
+            f"{advice.hidden} more are hidden from this user: GRANT pg_read_all_stats to see those of others."
+        )
     for index in advice.indexes:
         gain = f"{index.estimated_gain:,.0f} times cheaper ({index.source})"
         if index.measured_gain is not None:
@@ -201,12 +197,24 @@ def advise(
         click.echo(
             f"\ndrop {surplus.index} of {surplus.table} ({surplus.size_bytes:,} bytes)? {surplus.reason} {surplus.other}"
         )
-    if advice.pool is not None:
-        verdict = advice.pool
+    if verdict is not None:
         click.echo(
             f"\npool of {verdict.size}: {verdict.verdict}; {verdict.in_use:.1f} in use on average, "
             f"{verdict.needed} needed, mean wait {verdict.wait_s * 1000:.1f} ms"
         )
+
+
+def _verdict(
+    pool_size: int | None, rate_per_s: float | None, hold_s: float | None
+) -> PoolVerdict | None:
+    if pool_size is None and rate_per_s is None and hold_s is None:
+        return None
+    if pool_size is None or rate_per_s is None or hold_s is None:
+        raise click.UsageError("--pool-size, --rate and --hold belong together")
+    try:
+        return judge_pool(pool_size, rate_per_s, hold_s)
+    except ValueError as error:
+        raise click.UsageError(f"--pool-size, --rate, --hold: {error}") from error
 
 
 async def _with_reader(dsn: str, work: Callable[[LedgerReader], Awaitable[T]]) -> T:

@@ -10,29 +10,19 @@ from reference_impl.database.advice.report import Advice
 from reference_impl.database.advice.statements import batching, statements
 from reference_impl.database.advice.surplus_indexes import surplus_indexes
 from reference_impl.database.pool import ConnectionPool
-from reference_impl.database.pool_sizing import judge_pool
 from reference_impl.database.postgres_errors import FOREIGN, translated
 
 __all__ = ["advise"]
 
 
-async def advise(
-    pool: ConnectionPool,
-    *,
-    measure: bool = False,
-    limit: int = 100,
-    pool_size: int | None = None,
-    rate_per_s: float | None = None,
-    hold_s: float | None = None,
-) -> Advice:
-    """Look at the `limit` statements that took the most time.
+async def advise(pool: ConnectionPool, *, measure: bool = False, limit: int = 100) -> Advice:
+    """Look at the `limit` statements that took the most time; `measure`: build each proposed index, and roll it back.
 
-    `pool_size` with `rate_per_s` and `hold_s`: judge a pool by its measured demand. Raises DatabaseRefused where
-    `pg_stat_statements` is not to be had, and other DatabaseErrors.
+    Raises DatabaseRefused where `pg_stat_statements` is not to be had, and other DatabaseErrors.
     """
     async with pool.acquire() as connection:
         try:
-            found = await statements(connection, limit)
+            found, hidden = await statements(connection, limit)
             missing = MissingIndexes(connection, measure=measure)
             await missing.prepare()
             for row in found:
@@ -40,9 +30,6 @@ async def advise(
             surplus = await surplus_indexes(connection)
         except FOREIGN as error:
             raise translated(error, "db advise") from error
-    verdict = None
-    if pool_size is not None and rate_per_s is not None and hold_s is not None:
-        verdict = judge_pool(pool_size, rate_per_s, hold_s)
     return Advice(
         indexes=tuple(missing.indexes.values()),
         batches=tuple(
@@ -51,7 +38,7 @@ async def advise(
             if (advice := batching(row["query"], row["calls"], row["rows"], row["total_ms"]))
         ),
         surplus=tuple(surplus),
-        pool=verdict,
         statements=len(found),
         unplanned=missing.unplanned,
+        hidden=hidden,
     )

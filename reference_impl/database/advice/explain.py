@@ -42,20 +42,21 @@ class Explainer:
         connection = self._connection
         await connection.execute(f"PREPARE twinload_advised AS {query}")
         try:
-            count = await connection.fetchval(
-                "SELECT cardinality(parameter_types) FROM pg_prepared_statements "
-                "WHERE name = 'twinload_advised'"
-            )
-            given = ", ".join(["NULL"] * count if values is None else values)
-            how = "ANALYZE, VERBOSE" if analyze else "VERBOSE"
-            text = await connection.fetchval(
-                f"EXPLAIN ({how}, FORMAT JSON) EXECUTE twinload_advised"
-                + (f"({given})" if count else "")
-            )
+            # What is prepared outlives a rollback, and cannot be given up in a transaction that has failed: hence one within.
+            async with connection.transaction():
+                count = await connection.fetchval(
+                    "SELECT cardinality(parameter_types) FROM pg_prepared_statements "
+                    "WHERE name = 'twinload_advised'"
+                )
+                given = ", ".join(["NULL"] * count if values is None else values)
+                how = "ANALYZE, VERBOSE" if analyze else "VERBOSE"
+                text = await connection.fetchval(
+                    f"EXPLAIN ({how}, FORMAT JSON) EXECUTE twinload_advised"
+                    + (f"({given})" if count else "")
+                )
         finally:
             if not connection.is_closed():
-                # A failed statement has undone the PREPARE with its transaction.
-                await _quietly(connection, "DEALLOCATE twinload_advised")
+                await connection.execute("DEALLOCATE twinload_advised")
         explained: dict[str, Any] = json.loads(text)[0]
         return {**explained["Plan"], "Execution Time": explained.get("Execution Time")}
 
@@ -66,10 +67,3 @@ class Explainer:
             for _ in range(MEASURED_RUNS)
         ]
         return float(statistics.median(runs))
-
-
-async def _quietly(connection: asyncpg.Connection, statement: str) -> None:
-    try:
-        await connection.execute(statement)
-    except asyncpg.PostgresError:  # the transaction is broken already; its rollback cleans up
-        return

@@ -22,6 +22,7 @@ from reference_impl.database.advice.plans import (
     uses_index,
 )
 from reference_impl.database.advice.report import IndexAdvice
+from reference_impl.database.errors import summary
 from reference_impl.database.optimizer import create_index, index_name, quoted_name
 
 __all__ = ["MissingIndexes"]
@@ -49,6 +50,7 @@ class MissingIndexes:
         self.unplanned = 0
 
     async def prepare(self) -> None:
+        """Read what is the same for every statement. Errors of the driver pass through, here and in `consider`."""
         self._columns = {
             (row["nspname"], row["relname"]): set(row["columns"])
             for row in await self._connection.fetch(_COLUMNS)
@@ -61,6 +63,7 @@ class MissingIndexes:
         )
 
     async def consider(self, query: str, calls: int) -> None:
+        """Add to `indexes` what `query` lacks, or to `unplanned`."""
         verb = query.lstrip("( \n\t").partition(" ")[0].upper()
         if verb not in ("SELECT", "UPDATE", "DELETE", "WITH"):
             return
@@ -103,7 +106,12 @@ class MissingIndexes:
             after = (2 + candidate.rows) * self._random_page_cost
             return before / max(after, 1e-9)
         ddl = create_index(candidate.relation, candidate.columns, if_not_exists=False)
-        name = await self._connection.fetchval("SELECT indexname FROM hypopg_create_index($1)", ddl)
+        try:
+            name = await self._connection.fetchval(
+                "SELECT indexname FROM hypopg_create_index($1)", ddl
+            )
+        except asyncpg.PostgresError:  # a type that no B-tree takes
+            return 1.0
         try:
             with_index = await self._explainer.plan(query)
         finally:
@@ -118,19 +126,22 @@ class MissingIndexes:
         connection = self._connection
         if query.lstrip("( \n\t")[:6].upper() != "SELECT":
             return msgspec.structs.replace(advice, note="not measured: it writes")
-        values = await self._values(plan, query)
-        if values is None:
-            return msgspec.structs.replace(
-                advice, note="not measured: the values of its parameters are not known"
-            )
         ddl = create_index(candidate.relation, candidate.columns)
         transaction = connection.transaction()
         await transaction.start()
         try:
+            values = await self._values(plan, query)
+            if values is None:
+                return msgspec.structs.replace(
+                    advice, note="not measured: the values of its parameters are not known"
+                )
             before_ms = await self._explainer.time_ms(query, values)
             await connection.execute(ddl)
             after_ms = await self._explainer.time_ms(query, values)
             after = await self._explainer.explained(query, values)
+        except (asyncpg.PostgresError, TimeoutError) as error:
+            # Somebody else's table, a lock that is not had, too long a statement: the proposal stands, and so do the others.
+            return msgspec.structs.replace(advice, note=f"not measured: {summary(error)}")
         finally:
             await transaction.rollback()
         used = uses_index(after, index_name(candidate.table, candidate.columns))

@@ -50,7 +50,10 @@ class SurplusIndex(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Advice(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that was found; `statements` were looked at, `unplanned` could not be planned without their values."""
+    """Everything that was found; `statements` were looked at, `unplanned` could not be planned without their values.
+
+    `hidden`: statements of others whose text this user may not read.
+    """
 
     indexes: tuple[IndexAdvice, ...] = ()
     batches: tuple[StatementAdvice, ...] = ()
@@ -58,3 +61,4 @@ class Advice(msgspec.Struct, frozen=True, kw_only=True):
     pool: PoolVerdict | None = None
     statements: int = 0
     unplanned: int = 0
+    hidden: int = 0
