@@ -103,7 +103,12 @@ class GatewayService:
             }
         )
         messages = MessagesEndpoint(
-            self._system.gateway, metrics, request_ids(), config.tenants, on_done=run_log.trace
+            self._system.gateway,
+            metrics,
+            request_ids(),
+            config.tenants,
+            on_done=run_log.trace,
+            trust_tags=config.forward_tags,
         )
         self._queue = queue
         self._queue_station = QueueStation()

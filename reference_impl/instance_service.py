@@ -81,7 +81,13 @@ class InstanceService:
             }
         )
         self.app = instance_app(
-            MessagesEndpoint(self._instance, metrics, request_ids(), on_done=run_log.trace),
+            MessagesEndpoint(
+                self._instance,
+                metrics,
+                request_ids(),
+                on_done=run_log.trace,
+                trust_tags=config.forward_tags,
+            ),
             metrics,
             lambda: not self._instance.statistics().draining,
         )

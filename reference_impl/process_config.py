@@ -24,7 +24,7 @@ class ProcessConfig(BaseModel):
         run_dir: where traces, station samples and events go; None: nowhere.
         seed: for boot times and jitter.
         port: 0 takes a free one.
-        forward_tags: pass `x-twinload-request` on to the endpoint. Only for mocks.
+        forward_tags: believe what `x-twinload-request` says of sizes, and pass it on to the endpoint. Only for mocks.
         tenants: API key -> tenant of the gateway's clients; empty accepts everybody.
         ledger_dir: where the ledger's spill files are, and its SQLite file unless TWINLOAD_DATABASE names one; None: `run_dir`.
         control_url, control_token: where an instance sends its heartbeats, and the proof that it may.

@@ -81,6 +81,8 @@ class MessagesEndpoint:
         new_request_ids: ids for requests that carry no tag.
         tenants: API key -> tenant; empty: every key, and none, is accepted as tenant "".
         on_done: told every call when its answer is out, however it ended.
+        trust_tags: heed all of `x-twinload-request`, as where the endpoint is a mock. Else only the request id and the attempt,
+            by which rows are joined and nothing is paid.
     """
 
     def __init__(
@@ -91,11 +93,13 @@ class MessagesEndpoint:
         tenants: Mapping[str, str] | None = None,
         *,
         on_done: Callable[[Call], None] | None = None,
+        trust_tags: bool = False,
     ) -> None:
         self._port = port
         self._metrics = metrics
         self._new_request_ids = new_request_ids
         self._on_done = on_done
+        self._trust_tags = trust_tags
         self._tenants = {key.encode(): tenant for key, tenant in (tenants or {}).items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -152,6 +156,11 @@ class MessagesEndpoint:
             raise InvalidRequest(f"max_tokens: must be at least 1, got {head.max_tokens}")
         raw_tag = headers.get(TAG_HEADER.encode())
         tag = RequestTag.decode(raw_tag.decode("latin-1")) if raw_tag else None
+        input_tokens = len(body) // 4
+        if tag is not None and self._trust_tags:
+            input_tokens = tag.input_tokens
+        elif tag is not None:
+            tag = RequestTag(tag.request_id, tag.attempt)
         return Call(
             request_id=tag.request_id if tag else next(self._new_request_ids),
             attempt=tag.attempt if tag else 0,
@@ -160,7 +169,7 @@ class MessagesEndpoint:
             stream=head.stream,
             trace=RequestTrace(),
             tenant=tenant,
-            input_tokens=tag.input_tokens if tag else len(body) // 4,
+            input_tokens=input_tokens,
             size_bytes=len(body),
             body=body,
             tag=tag,

@@ -7,6 +7,7 @@ was delivered, because the provider bills that too; what was reserved beyond goe
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable
 
 from reference_impl.database.budgets import Budgets, Reservation
@@ -24,7 +25,7 @@ __all__ = ["Accounting", "most_nanousd"]
 Complete = Callable[[Call, Emit | None], Awaitable[Completion]]
 
 _DELTA = b"event: content_block_delta"
-# A reservation assumes this many bytes of a body to be a token where the client's tag does not say: English text has four.
+# A reservation assumes at least one token in so many bytes of a body, whatever a client says: English text has four.
 BYTES_PER_TOKEN = 3
 
 
@@ -56,12 +57,13 @@ class Accounting:
         self._source = source
         self._wall_clock = wall_clock
         self._time = asyncio.get_running_loop().time
+        self._numbers = itertools.count()
         # Requests whose row is not yet written, by the identity of their call, which lives as long as they do.
         self._open: dict[int, _Charge] = {}
 
     async def recorded(self, call: Call, emit: Emit | None, complete: Complete) -> Completion:
         """`complete(call, emit)`, with a row of the ledger however it ends."""
-        charge = self._open[id(call)] = _Charge(call, self._time())
+        charge = self._open[id(call)] = _Charge(call, next(self._numbers), self._time())
         usage = Usage()
         try:
             completion = await complete(call, emit)
@@ -158,7 +160,7 @@ class Accounting:
             trace.cost_usd = price_usd
         self.writer.add(
             LedgerEntry(
-                entry_id=f"{self._source}/{charge.number}",
+                entry_id=f"{self._source}/{charge.name}",
                 at_s=self._wall_clock(),
                 key_id=sane_text(call.tenant),
                 model=sane_text(call.model),
@@ -180,7 +182,7 @@ class Accounting:
 
 def most_nanousd(prices: PriceTable, call: Call, *, batch: bool = False) -> int:
     """The most that an answer may cost: every input token written to the prompt cache, every output token used."""
-    input_tokens = max(call.input_tokens, 0 if call.tag else call.size_bytes // BYTES_PER_TOKEN)
+    input_tokens = max(call.input_tokens, call.size_bytes // BYTES_PER_TOKEN)
     return to_nanousd(
         prices.cost_usd(
             call.model,
@@ -200,7 +202,7 @@ class _Charge:
         "call",
         "delivered",
         "forwarding",
-        "number",
+        "name",
         "outcome",
         "paid",
         "reservation",
@@ -208,10 +210,11 @@ class _Charge:
         "usage",
     )
 
-    def __init__(self, call: Call, now_s: float) -> None:
+    def __init__(self, call: Call, number: int, now_s: float) -> None:
         self.call = call
-        # Now, because the processor counts `attempt` up where it shares the call. A client's own retry is another entry.
-        self.number = f"{call.request_id}/{call.attempt}" if call.attempt else str(call.request_id)
+        # `number` makes it unique: a client names its request as it likes, twice if it likes. The rest is to join by; now,
+        # because the processor counts `attempt` up where it shares the call.
+        self.name = f"{number}/{call.request_id}" + (f"/{call.attempt}" if call.attempt else "")
         self.since_s = now_s
         self.answered = False  # the client has its answer, or has left
         self.forwarding = False

@@ -72,7 +72,7 @@ def test_requests_are_answered_and_written_with_budgets_set_when_the_database_co
         gateway.server.recover()
         await gateway.accounting.writer.drained()
         rows = list(gateway.server.ledger._entries.values())
-        assert [row.entry_id for row in rows] == [f"g/{n}" for n in range(20)]
+        assert [row.entry_id for row in rows] == [f"g/{n}/{n}" for n in range(20)]
         (budget,) = await gateway.server.ledger.budgets()
         assert budget.limit_nanousd == to_nanousd(LIMIT_USD)
         assert budget.spent_nanousd == sum(row.cost_nanousd for row in rows) > 0
@@ -115,7 +115,7 @@ def test_a_gateway_that_ends_before_the_database_comes_leaves_its_rows_to_the_ne
         heir = build_accounting(store, SPEC, source="h", wall_clock=lambda: 0.0, folder=tmp_path)
         await heir.start({"k": LIMIT_USD})
         await heir.aclose()
-        assert list(gateway.server.ledger._entries) == ["g/1"]
+        assert list(gateway.server.ledger._entries) == ["g/0/1"]
         assert list(tmp_path.iterdir()) == []
 
     kernel.run(main())
