@@ -11,6 +11,7 @@ import hashlib
 import math
 import re
 from collections.abc import Awaitable, Callable
+from typing import Annotated, Final
 
 import msgspec
 
@@ -19,11 +20,13 @@ from reference_impl.telemetry import RequestTrace
 
 __all__ = [
     "ATTEMPT_STRIDE",
+    "MAX_OUTPUT_TOKENS",
     "TAG_HEADER",
     "Call",
     "Chunk",
     "Completion",
     "Emit",
+    "MaxTokens",
     "RequestTag",
     "Usage",
     "content_key",
@@ -34,6 +37,11 @@ BYTES_PER_KB = 1024
 # Attempts of whoever tries again from outside (a client, another run of a batch's request) are this far apart in the tag, so
 # that they never share luck with those of a processor behind.
 ATTEMPT_STRIDE = 100
+# No model writes a fiftieth of it, and what it costs is a number that every store of money can hold.
+MAX_OUTPUT_TOKENS: Final = 10_000_000
+
+# `max_tokens` of a request, as the edges take it.
+MaxTokens = Annotated[int, msgspec.Meta(ge=1, le=MAX_OUTPUT_TOKENS)]
 
 # A tag as `RequestTag.encode` writes it.
 _canonical_tag = re.compile(

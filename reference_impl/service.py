@@ -30,7 +30,7 @@ from reference_impl.errors import (
 from reference_impl.instances.port import InstanceMetrics
 from reference_impl.llm.port import MessagesPort
 from reference_impl.llm.wire import ATTEMPTS_HEADER, OUTCOME_HEADER
-from reference_impl.messages import TAG_HEADER, Call, Chunk, RequestTag
+from reference_impl.messages import TAG_HEADER, Call, Chunk, MaxTokens, RequestTag
 from reference_impl.metrics import ServiceMetrics
 from reference_impl.telemetry import RequestTrace
 
@@ -64,7 +64,7 @@ class _Head(msgspec.Struct):
     """The fields of a Messages request that decisions need; the rest is the endpoint's business."""
 
     model: str
-    max_tokens: int
+    max_tokens: MaxTokens
     messages: list[msgspec.Raw]
     stream: bool = False
 
@@ -152,8 +152,6 @@ class MessagesEndpoint:
             head = _decode_head(body)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidRequest(f"the body is no Messages request: {error}") from error
-        if head.max_tokens < 1:
-            raise InvalidRequest(f"max_tokens: must be at least 1, got {head.max_tokens}")
         raw_tag = headers.get(TAG_HEADER.encode())
         tag = RequestTag.decode(raw_tag.decode("latin-1")) if raw_tag else None
         input_tokens = len(body) // 4

@@ -17,7 +17,7 @@ import msgspec
 from reference_impl.batches.port import Batch, BatchRequest, BatchStore
 from reference_impl.compute import Compute, InlineCompute
 from reference_impl.errors import InvalidRequest, NotFound, Rejected
-from reference_impl.messages import BYTES_PER_KB
+from reference_impl.messages import BYTES_PER_KB, MaxTokens
 from reference_impl.queues.errors import QueueError
 from reference_impl.queues.port import MessageQueue, QueuedTask
 
@@ -34,7 +34,7 @@ class _Params(msgspec.Struct):
     """What is checked of a request before it is accepted."""
 
     model: str
-    max_tokens: int
+    max_tokens: MaxTokens
     messages: list[msgspec.Raw]
     stream: bool = False
 
@@ -184,7 +184,5 @@ def _check(requests: Sequence[BatchRequest]) -> None:
             params = _decode_params(request.params)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidRequest(f"requests.{number}.params: {error}") from error
-        if params.max_tokens < 1 or params.stream:
-            raise InvalidRequest(
-                f"requests.{number}.params: max_tokens must be at least 1, and stream cannot be true in a batch"
-            )
+        if params.stream:
+            raise InvalidRequest(f"requests.{number}.params: stream cannot be true in a batch")

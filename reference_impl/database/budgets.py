@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Final
 
 import msgspec
 
 from reference_impl.database.entries import from_nanousd
-from reference_impl.database.errors import DatabaseError, summary
+from reference_impl.database.errors import DatabaseError, StatementFailed, summary
 from reference_impl.database.port import LedgerStore
 from reference_impl.database.writer import LedgerWriter
 from reference_impl.deployment import DatabaseSpec
@@ -26,6 +27,8 @@ log = logging.getLogger("twinload.ledger")
 
 UNLIMITED_S = 5.0  # how long a key without a budget is believed to have none
 AWAY_S = 1.0  # after a failure, how long the database is not asked again
+# Beyond every limit that a deployment can set; four times it is still a number of 64 bits, which is what stores compare with.
+UNAFFORDABLE_NANOUSD: Final = 2**60
 FORGET_S = 60.0  # an idle key's purse is forgotten after this
 
 
@@ -93,7 +96,7 @@ class Budgets:
         self._epoch = 0
         self._purses: dict[str, _Purse] = {}
         self._time = asyncio.get_running_loop().time
-        self._away = False
+        self._away = self._failing = False
         self._suspended = False
 
     def suspend(self) -> None:
@@ -105,7 +108,10 @@ class Budgets:
         self._suspended = False
 
     async def reserve(self, key_id: str, nanousd: int) -> Reservation:
-        """Hold `nanousd` of the key's money. Raises BudgetExceeded, or Rejected where an outage refuses requests."""
+        """Hold `nanousd` of the key's money.
+
+        Raises BudgetExceeded, or Rejected where an outage refuses requests or the database does not understand the question.
+        """
         now_s = self._time()
         purse = self._purses.get(key_id)
         if purse is None:
@@ -130,9 +136,7 @@ class Budgets:
             purse.away_until_s = self._time() + AWAY_S
             return self._without_database(key_id)
         except DatabaseError as error:
-            purse.away_until_s = self._time() + AWAY_S
-            self._note(error)
-            return self._without_database(key_id)
+            return self._unanswered(key_id, purse, error)
         except asyncio.CancelledError:
             task.add_done_callback(self._unclaimed)
             raise
@@ -187,10 +191,14 @@ class Budgets:
     async def _ask(self, key_id: str, purse: _Purse, need: int) -> Reservation | None:
         """Ask the database for what the allowance lacks; None when it refuses."""
         requests = self._spec.budget_requests
+        if need > UNAFFORDABLE_NANOUSD:  # ask for nothing: what counts is whether there is a budget
+            grant = await self._store.reserve(key_id, purse.hold, 0, 0, self._spec.hold_s)
+            return None if grant.budgeted else Reservation(key_id)
         if requests == 1:
             return await self._grant(key_id, purse, need, need)
         async with purse.asking:
-            return await self._grant(key_id, purse, need, need * requests)
+            want = min(need * requests, UNAFFORDABLE_NANOUSD)
+            return await self._grant(key_id, purse, need, want)
 
     async def _grant(self, key_id: str, purse: _Purse, need: int, want: int) -> Reservation | None:
         hold = purse.hold
@@ -250,7 +258,23 @@ class Budgets:
             )
         return Reservation(key_id)
 
+    def _unanswered(self, key_id: str, purse: _Purse, error: DatabaseError) -> Reservation:
+        """What becomes of a request whose reservation ended in `error`. Raises Rejected."""
+        if not isinstance(error, StatementFailed):
+            purse.away_until_s = self._time() + AWAY_S
+            self._note(error)
+            return self._without_database(key_id)
+        # It is there and says no to this request: that opens no budget, neither for it nor for those beside it.
+        if not self._failing:
+            log.error("budgets: the database refuses a reservation: %s", summary(error))
+        self._failing = True
+        raise Rejected(
+            "the budget of this request cannot be checked: the database refuses to; see the gateway's log",
+            status=503,
+        ) from error
+
     def _note(self, error: DatabaseError | None) -> None:
+        self._failing = False
         away = error is not None
         if away != self._away:
             self._away = away

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from reference_impl.database.aggregates import export_parquet, total
-from reference_impl.database.entries import KeyBudget, LedgerEntry
-from reference_impl.database.port import LedgerStore
+from reference_impl.database.budgets import UNAFFORDABLE_NANOUSD, BudgetExceeded, Budgets
+from reference_impl.database.entries import KeyBudget, LedgerEntry, to_nanousd
+from reference_impl.database.port import Grant, LedgerStore
+from reference_impl.database.writer import LedgerWriter
+from reference_impl.deployment import DatabaseSpec
 from tests.contracts.ledger_worlds import LEDGER_WORLDS, LedgerWorld, ledger_world
 from tests.reference_impl.database.rows import CENT, batch, entry
 
@@ -109,6 +112,39 @@ def test_more_is_granted_only_while_there_is_plenty(world: LedgerWorld) -> None:
         await one.set_budget("k", 50 * CENT)
         granted = [(await one.reserve("k", "h", CENT, 10 * CENT, 60)).nanousd for _ in range(4)]
         assert granted == [10 * CENT, 10 * CENT, CENT, CENT]
+
+    world.play(body)
+
+
+def test_the_largest_reservation_is_compared_with_the_largest_limit(world: LedgerWorld) -> None:
+    async def body(one: LedgerStore, other: LedgerStore) -> None:
+        most = UNAFFORDABLE_NANOUSD
+        await one.set_budget("k", to_nanousd(1e9))  # the largest that a deployment can set
+        assert (await one.reserve("k", "h", most, most, 60)).nanousd == 0
+        assert (await other.reserve("k", "h", CENT, most, 60)).nanousd == CENT
+        assert await other.reserve("k", "h", 0, 0, 60) == Grant(0)
+        assert await other.reserve("nobody", "h", 0, 0, 60) == Grant(0, budgeted=False)
+        assert await one.budgets() == [KeyBudget("k", to_nanousd(1e9), 0, CENT)]
+
+    world.play(body)
+
+
+@pytest.mark.parametrize("budget_requests", [1, 50])
+def test_a_need_that_no_column_holds_is_refused_and_opens_nothing_for_others(
+    world: LedgerWorld, budget_requests: int
+) -> None:
+    async def body(one: LedgerStore, other: LedgerStore) -> None:
+        await one.set_budget("k", 10 * CENT)
+        spec = DatabaseSpec(budget_requests=budget_requests)
+        budgets = Budgets(one, LedgerWriter(one, spec, name="w"), spec, name="w")
+        for need in (2**63 // 200, 2**63 // 50, 2**63 // 4, 2**63, 10**30):
+            with pytest.raises(BudgetExceeded, match="does not cover"):
+                await budgets.reserve("k", need)
+            assert (await budgets.reserve("nobody", need)).nanousd == 0
+        assert (await budgets.reserve("k", 9 * CENT)).nanousd == 9 * CENT
+        with pytest.raises(BudgetExceeded, match="does not cover"):
+            await budgets.reserve("k", 2 * CENT)
+        assert await other.budgets() == [KeyBudget("k", 10 * CENT, 0, 9 * CENT)]
 
     world.play(body)
 

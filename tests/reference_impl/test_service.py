@@ -125,6 +125,8 @@ def test_events_of_a_stream_arrive_as_they_are_made_and_not_at_the_end() -> None
         (b'{"model": "m", "messages": []}', "max_tokens"),
         (b'{"model": 5, "max_tokens": 1, "messages": []}', "$.model"),
         (b'{"model": "m", "max_tokens": 0, "messages": []}', "max_tokens"),
+        (b'{"model": "m", "max_tokens": 10000001, "messages": []}', "max_tokens"),
+        (b'{"model": "m", "max_tokens": 1%b, "messages": []}' % (b"0" * 400), "max_tokens"),
         (b'{"model": "m", "max_tokens": 1, "messages": "hi"}', "$.messages"),
         (b"\xff\xfe", "no Messages request"),
     ],

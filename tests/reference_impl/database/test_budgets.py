@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,8 @@ from reference_impl.database.accounting import Accounting
 from reference_impl.database.budgets import BudgetExceeded
 from reference_impl.database.connect import build_accounting
 from reference_impl.database.entries import KeyBudget, to_nanousd
+from reference_impl.database.errors import StatementFailed
+from reference_impl.database.port import Grant
 from reference_impl.deployment import DatabaseSpec
 from reference_impl.errors import Rejected, RequestTimeout, UpstreamFailed
 from reference_impl.messages import Call, Chunk, Completion, Emit, Usage
@@ -205,6 +208,33 @@ def test_requests_are_refused_while_the_database_is_away_where_that_is_wanted() 
         await bench.settled()
 
     kernel.run(main())
+
+
+def test_a_database_that_says_no_to_a_reservation_is_not_away(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Particular(VirtualLedger):
+        async def reserve(self, key_id: str, *rest: Any) -> Grant:
+            if rest[1] == 13:
+                raise StatementFailed("not that number", safe_to_repeat=True)
+            return await super().reserve(key_id, *rest)
+
+    async def main() -> None:
+        bench = Bench(DatabaseSpec(budget_requests=1, budget_outage="allow"), gateways=0)
+        store = Particular(bench.server, VirtualPool(bench.server, 4))
+        bench.gateways = [build_accounting(store, bench.spec, source="g", wall_clock=lambda: 0.0)]
+        await bench.start(10 * MOST)
+        budgets = bench.gateways[0].budgets
+        for _ in range(3):
+            with pytest.raises(Rejected, match="the database refuses") as caught:
+                await budgets.reserve("k", 13)
+            assert caught.value.status == 503
+        outcomes = Counter(await asyncio.gather(*(bench.ask(n) for n in range(100))))
+        assert outcomes == {"ok": 10, "refused": 90}
+        assert await bench.settled() == KeyBudget("k", 10 * MOST, 10 * COST, 0)
+
+    kernel.run(main())
+    assert [record.levelname for record in caplog.records] == ["ERROR"], "told once"
 
 
 def test_what_one_gateway_took_and_does_not_use_another_can_have() -> None:
