@@ -52,12 +52,16 @@ _custom_id = re.compile(r"twinload-([0-9]{1,13})-([0-9]{1,13})-([0-9]{1,7})-([0-
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
-    """Tokens of one answer, as the Messages API counts them (`input_tokens` excludes both cache counts)."""
+    """Tokens of one answer, as the Messages API counts them (`input_tokens` excludes both cache counts).
+
+    `cache_creation_1h_input_tokens` are those of the cache writes that are kept for an hour, which cost more.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
     cache_creation_input_tokens: int = 0
     cache_read_input_tokens: int = 0
+    cache_creation_1h_input_tokens: int = 0
 
 
 class RequestTag(msgspec.Struct, frozen=True, gc=False):

@@ -91,9 +91,18 @@ class PriceTable(BaseModel):
             + output_tokens * output
         ) / 1e6
         prompt = input_tokens + cache_creation_input_tokens + cache_read_input_tokens
-        if entry.long_prompt_tokens is not None and prompt > entry.long_prompt_tokens:
-            total *= entry.long_prompt_factor
-        return total * self.batch_factor if batch else total
+        return self._billed(entry, total, prompt, batch)
+
+    def most_usd(
+        self, model: str, *, input_tokens: int, output_tokens: int, batch: bool = False
+    ) -> float:
+        """The most that an answer of these sizes may cost, whichever of its input is read from or written to which cache."""
+        entry = self.find(model)
+        if entry is None:
+            return 0.0
+        *inputs, output = entry.price
+        total = (input_tokens * max(inputs) + output_tokens * output) / 1e6
+        return self._billed(entry, total, input_tokens, batch)
 
     def price_usd(self, model: str, usage: Usage, *, batch: bool = False) -> float:
         """Price of an answer with this usage, as `AsyncLLMProcessor(price=...)` takes it; `batch`: of one in a batch."""
@@ -103,8 +112,16 @@ class PriceTable(BaseModel):
             output_tokens=usage.output_tokens,
             cache_read_input_tokens=usage.cache_read_input_tokens,
             cache_creation_input_tokens=usage.cache_creation_input_tokens,
+            cache_creation_1h_input_tokens=usage.cache_creation_1h_input_tokens,
             batch=batch,
         )
+
+    def _billed(
+        self, entry: ModelPrice, total_usd: float, prompt_tokens: int, batch: bool
+    ) -> float:
+        if entry.long_prompt_tokens is not None and prompt_tokens > entry.long_prompt_tokens:
+            total_usd *= entry.long_prompt_factor
+        return total_usd * self.batch_factor if batch else total_usd
 
 
 @cache

@@ -181,15 +181,11 @@ class Accounting:
 
 
 def most_nanousd(prices: PriceTable, call: Call, *, batch: bool = False) -> int:
-    """The most that an answer may cost: every input token written to the prompt cache, every output token used."""
+    """The most that an answer may cost: every input token at its dearest price, every output token used."""
     input_tokens = max(call.input_tokens, call.size_bytes // BYTES_PER_TOKEN)
     return to_nanousd(
-        prices.cost_usd(
-            call.model,
-            input_tokens=0,
-            cache_creation_input_tokens=input_tokens,
-            output_tokens=call.max_tokens,
-            batch=batch,
+        prices.most_usd(
+            call.model, input_tokens=input_tokens, output_tokens=call.max_tokens, batch=batch
         )
     )
 

@@ -66,11 +66,16 @@ _STATUS_OF_TYPE: Final = {
 }
 
 
+class _CacheCreation(msgspec.Struct):
+    ephemeral_1h_input_tokens: int | None = None
+
+
 class _Usage(msgspec.Struct):
     input_tokens: int | None = None
     output_tokens: int | None = None
     cache_creation_input_tokens: int | None = None
     cache_read_input_tokens: int | None = None
+    cache_creation: _CacheCreation | None = None
 
 
 class _Message(msgspec.Struct):
@@ -114,6 +119,9 @@ _error_body = msgspec.json.Decoder(_ErrorBody)
 
 def _usage_of(usage: _Usage, before: Usage) -> Usage:
     """Counts are cumulative; an event repeats only some of them."""
+    written_1h = None
+    if usage.cache_creation is not None:
+        written_1h = usage.cache_creation.ephemeral_1h_input_tokens
     return Usage(
         before.input_tokens if usage.input_tokens is None else usage.input_tokens,
         before.output_tokens if usage.output_tokens is None else usage.output_tokens,
@@ -123,6 +131,7 @@ def _usage_of(usage: _Usage, before: Usage) -> Usage:
         before.cache_read_input_tokens
         if usage.cache_read_input_tokens is None
         else usage.cache_read_input_tokens,
+        before.cache_creation_1h_input_tokens if written_1h is None else written_1h,
     )
 
 

@@ -152,7 +152,7 @@ async def _play_fault(
 
 def _completion(attempt: Attempt, *, streamed: bool, size_bytes: int = 0) -> Completion:
     counts, n = attempt.counts, attempt.output_tokens
-    usage = Usage(counts.uncached, n, counts.written, counts.read)
+    usage = Usage(counts.uncached, n, counts.written, counts.read, counts.written_1h)
     if attempt.answer is None:
         size_bytes = stream_size(n, -(-n // attempt.chunk_tokens)) if streamed else message_size(n)
         return Completion(usage, attempt.stop_reason, b"", size_bytes)

@@ -94,6 +94,27 @@ def test_a_whole_answer_gives_its_usage_and_keeps_its_bytes() -> None:
     assert (completion.stop_reason, completion.body) == ("", body)
 
 
+WRITTEN = {
+    "input_tokens": 3,
+    "output_tokens": 1,
+    "cache_creation_input_tokens": 50,
+    "cache_creation": {"ephemeral_5m_input_tokens": 10, "ephemeral_1h_input_tokens": 40},
+}
+
+
+def test_cache_writes_that_are_kept_for_an_hour_are_counted_apart() -> None:
+    whole = completion_of_body(json.dumps({"usage": WRITTEN}).encode())
+    assert whole.usage == Usage(3, 1, 50, 0, 40)
+    reader = AnswerReader()
+    for block in (event("message_start", message={"usage": WRITTEN}), DELTA, END, STOP):
+        reader.read(block)
+    assert reader.completion().usage == Usage(3, 7, 50, 0, 40), (
+        "what an event does not repeat stays"
+    )
+    without = completion_of_body(b'{"usage":{"cache_creation":null}}')
+    assert without.usage == Usage()
+
+
 def test_an_answer_that_is_not_a_message_is_the_peers_failure() -> None:
     with pytest.raises(UpstreamFailed, match="not a message"):
         completion_of_body(b"<html>")

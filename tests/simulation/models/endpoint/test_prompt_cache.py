@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from reference_impl.messages import Usage
 from reference_impl.prices import load_prices
 from simulation.kernel import run
 from simulation.models.llm_endpoint import LLMEndpoint
@@ -68,6 +69,15 @@ def test_an_entry_lives_five_minutes_from_its_last_use() -> None:
     same = {"system": _system((_LONG, _mark()))}
     found = _usages([(0, same), (200, same), (450, same), (751, same)])
     assert [read for _, _, read in found] == [0, 2500, 2500, 0]
+
+
+def test_an_answer_says_what_it_wrote_for_an_hour() -> None:
+    async def main() -> Usage:
+        call = with_body(0, system=_system((_LONG, _mark("1h"))))
+        return (await LLMEndpoint(profile(), 1).complete(call)).usage
+
+    usage = run(main())
+    assert (usage.cache_creation_input_tokens, usage.cache_creation_1h_input_tokens) == (2500, 2500)
 
 
 def test_an_entry_for_an_hour_lives_an_hour() -> None:
