@@ -15,7 +15,12 @@ from typing import Final
 import msgspec
 
 from reference_impl.database.entries import from_nanousd
-from reference_impl.database.errors import DatabaseError, StatementFailed, summary
+from reference_impl.database.errors import (
+    DatabaseError,
+    DatabaseRefused,
+    DatabaseUnavailable,
+    summary,
+)
 from reference_impl.database.port import LedgerStore
 from reference_impl.database.writer import LedgerWriter
 from reference_impl.deployment import DatabaseSpec
@@ -260,7 +265,7 @@ class Budgets:
 
     def _unanswered(self, key_id: str, purse: _Purse, error: DatabaseError) -> Reservation:
         """What becomes of a request whose reservation ended in `error`. Raises Rejected."""
-        if not isinstance(error, StatementFailed):
+        if isinstance(error, DatabaseUnavailable | DatabaseRefused):  # nobody could be asked
             purse.away_until_s = self._time() + AWAY_S
             self._note(error)
             return self._without_database(key_id)

@@ -15,7 +15,7 @@ from reference_impl.database.entries import (
     LedgerEntry,
 )
 from reference_impl.database.memory_batches import MemoryBatches
-from reference_impl.database.port import Grant, Group, Spend
+from reference_impl.database.port import NOTICE_PART, Grant, Group, Spend
 from reference_impl.telemetry import StationSample
 
 __all__ = ["MemoryLedger"]
@@ -31,6 +31,7 @@ class MemoryLedger:
         self._budgets: dict[str, KeyBudget] = {}
         self._holds: dict[tuple[str, str], tuple[int, float]] = {}
         self._hold_s: dict[tuple[str, str], float] = {}
+        self._noticed: set[tuple[str, str]] = set()
         self._sequences: dict[str, int] = {}
         self._batches = MemoryBatches(self.book)
 
@@ -55,6 +56,7 @@ class MemoryLedger:
             if pair in self._holds:
                 held, _ = self._holds[pair]
                 self._holds[pair] = held, now_s + self._hold_s[pair]
+                self._noticed.discard(pair)
         return new
 
     def book(self, entry: LedgerEntry) -> bool:
@@ -81,6 +83,7 @@ class MemoryLedger:
             held, _ = self._holds.get((hold, key_id), (0, 0.0))
             self._holds[hold, key_id] = held + granted, now_s + hold_s
             self._hold_s[hold, key_id] = hold_s
+            self._noticed.discard((hold, key_id))
         return Grant(granted)
 
     async def set_budget(self, key_id: str, limit_nanousd: int | None) -> None:
@@ -88,6 +91,7 @@ class MemoryLedger:
             self._budgets.pop(key_id, None)
             for pair in [pair for pair in self._holds if pair[1] == key_id]:
                 del self._holds[pair]
+                self._noticed.discard(pair)
         elif key_id in self._budgets:
             budget = self._budgets[key_id]
             self._budgets[key_id] = msgspec.structs.replace(budget, limit_nanousd=limit_nanousd)
@@ -136,9 +140,15 @@ class MemoryLedger:
 
     def _end_holds(self, key_id: str, now_s: float) -> None:
         for pair, (held, ends_s) in list(self._holds.items()):
-            if pair[1] == key_id and ends_s <= now_s:
+            if pair[1] != key_id or ends_s > now_s:
+                continue
+            if pair in self._noticed:
+                self._noticed.discard(pair)
                 del self._holds[pair]
                 self._change(key_id, held=-held)
+            else:
+                self._noticed.add(pair)
+                self._holds[pair] = held, now_s + self._hold_s[pair] / NOTICE_PART
 
 
 def granted_nanousd(remaining: int, need: int, want: int) -> int:

@@ -8,7 +8,7 @@ all stores.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 import msgspec
 
@@ -20,10 +20,20 @@ from reference_impl.database.entries import (
 )
 from reference_impl.telemetry import StationSample
 
-__all__ = ["GROUPS", "Grant", "Group", "LedgerReader", "LedgerStore", "Spend"]
+__all__ = [
+    "GROUPS",
+    "NOTICE_PART",
+    "Grant",
+    "Group",
+    "LedgerReader",
+    "LedgerStore",
+    "Spend",
+]
 
 Group = Literal["key", "model", "day", "outcome"]
 GROUPS: tuple[Group, ...] = ("key", "model", "day", "outcome")
+# The notice of a hold is this part of its `hold_s`.
+NOTICE_PART: Final = 6
 
 
 class Grant(msgspec.Struct, frozen=True):
@@ -95,8 +105,10 @@ class LedgerStore(LedgerReader, Protocol):
     ) -> Grant:
         """Hold money of a key: `want` while four times that is left, else `need` if that is left, else nothing.
 
-        Atomic over all processes: what is spent and held never exceeds the limit. The money goes to the hold named `hold`,
-        which ends `hold_s` after its last renewal or reservation: so does what a killed process held.
+        Atomic over all processes: what is spent and held never exceeds the limit. The money goes to the hold named `hold`.
+        One that was neither renewed nor reserved for in `hold_s` is given notice by a reservation that lacks its money, and
+        ends with one that still lacks it a sixth of `hold_s` later: so does what a killed process held. The notice is for the
+        living: when the database was away, what they spent meanwhile is booked, and what they hold renewed, before it ends.
         """
         ...
 

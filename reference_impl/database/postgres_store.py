@@ -31,7 +31,7 @@ from reference_impl.database.entries import (
 )
 from reference_impl.database.migrations import migrate_postgres
 from reference_impl.database.pool import ConnectionPool
-from reference_impl.database.port import Grant, Group, Spend
+from reference_impl.database.port import NOTICE_PART, Grant, Group, Spend
 from reference_impl.database.postgres_batches import PostgresBatches
 from reference_impl.database.postgres_errors import FOREIGN, translated
 from reference_impl.telemetry import StationSample
@@ -82,12 +82,12 @@ _BOOK: Final = f"""
         ) u GROUP BY key_id
     ) t WHERE b.key_id = t.key_id"""  # noqa: S608 - constants
 _RENEW: Final = f"""
-    UPDATE ledger_holds h SET ends_at = now() + h.hold_s * interval '1 second'
+    UPDATE ledger_holds h SET ends_at = now() + h.hold_s * interval '1 second', noticed = false
     FROM json_array_elements({_BOOKING} -> 'renewals') AS r
     WHERE h.hold = r ->> 0 AND h.key_id = r ->> 1"""  # noqa: S608 - constants
 # One statement and so one round trip. The condition and the new values are read from the locked row, so that concurrent
 # reservations follow each other. Without a budget: no row. Refused: granted is 0, nothing else changes, and the second column
-# says whether holds have ended that would give money back.
+# says whether holds are overdue that may give money back.
 _RESERVE: Final = """
     WITH granted AS (
         UPDATE ledger_budgets SET
@@ -106,19 +106,24 @@ _RESERVE: Final = """
         FROM granted WHERE granted_nanousd > 0
         ON CONFLICT (key_id, hold) DO UPDATE SET
             held_nanousd = h.held_nanousd + excluded.held_nanousd,
-            hold_s = excluded.hold_s, ends_at = excluded.ends_at
+            hold_s = excluded.hold_s, ends_at = excluded.ends_at, noticed = false
     )
     SELECT granted_nanousd, granted_nanousd = 0 AND EXISTS (
         SELECT FROM ledger_holds WHERE key_id = $1 AND ends_at <= now()
     ) FROM granted"""
 _LOCK_BUDGET: Final = "SELECT FROM ledger_budgets WHERE key_id = $1 FOR UPDATE"
-_END_HOLDS: Final = """
+_END_HOLDS: Final = f"""
     WITH ended AS (
-        DELETE FROM ledger_holds WHERE key_id = $1 AND ends_at <= now() RETURNING held_nanousd
+        DELETE FROM ledger_holds WHERE key_id = $1 AND ends_at <= now() AND noticed
+        RETURNING held_nanousd
+    ), noticed AS (
+        UPDATE ledger_holds
+        SET noticed = true, ends_at = now() + hold_s / {NOTICE_PART} * interval '1 second'
+        WHERE key_id = $1 AND ends_at <= now() AND NOT noticed
     )
     UPDATE ledger_budgets SET held_nanousd = held_nanousd - s.held
     FROM (SELECT coalesce(sum(held_nanousd), 0)::bigint AS held FROM ended) s
-    WHERE key_id = $1 AND s.held > 0"""
+    WHERE key_id = $1 AND s.held > 0"""  # noqa: S608 - constant
 
 
 class PostgresLedger:

@@ -34,7 +34,7 @@ from reference_impl.database.errors import (
 )
 from reference_impl.database.memory_store import granted_nanousd
 from reference_impl.database.migrations import Step, check_version, steps
-from reference_impl.database.port import Grant, Group, Spend
+from reference_impl.database.port import NOTICE_PART, Grant, Group, Spend
 from reference_impl.telemetry import StationSample
 
 __all__ = ["SqliteLedger", "book_entries"]
@@ -249,7 +249,8 @@ def _write(db: sqlite3.Connection, batch: EntryBatch) -> int:
             _hold(db, key_id, hold, -taken)
             _change_held(db, key_id, -taken)
     db.executemany(
-        f"UPDATE ledger_holds SET ends_at_s = {_NOW} + hold_s WHERE hold = ? AND key_id = ?",  # noqa: S608 - constant
+        f"UPDATE ledger_holds SET ends_at_s = {_NOW} + hold_s, noticed = 0 "  # noqa: S608 - constant
+        "WHERE hold = ? AND key_id = ?",
         batch.renewals,
     )
     return new
@@ -286,10 +287,15 @@ def _reserve(
         return Grant(0, budgeted=False)
     if left < need:
         ended = db.execute(
-            f"DELETE FROM ledger_holds WHERE key_id = ? AND ends_at_s <= {_NOW} "  # noqa: S608 - constant
+            f"DELETE FROM ledger_holds WHERE key_id = ? AND ends_at_s <= {_NOW} AND noticed "  # noqa: S608 - constant
             "RETURNING held_nanousd",
             (key_id,),
         ).fetchall()
+        db.execute(
+            f"UPDATE ledger_holds SET noticed = 1, ends_at_s = {_NOW} + hold_s / {NOTICE_PART} "  # noqa: S608 - constants
+            f"WHERE key_id = ? AND ends_at_s <= {_NOW} AND NOT noticed",
+            (key_id,),
+        )
         _change_held(db, key_id, -sum(held for (held,) in ended))
         left = remaining()
         assert left is not None
@@ -300,7 +306,7 @@ def _reserve(
             "INSERT INTO ledger_holds (hold, key_id, held_nanousd, hold_s, ends_at_s) "
             "VALUES (?1, ?2, 0, ?3, (julianday('now') - 2440587.5) * 86400.0 + ?3) "
             "ON CONFLICT (key_id, hold) DO UPDATE SET "
-            "hold_s = excluded.hold_s, ends_at_s = excluded.ends_at_s",
+            "hold_s = excluded.hold_s, ends_at_s = excluded.ends_at_s, noticed = 0",
             (hold, key_id, hold_s),
         )
         _hold(db, key_id, hold, granted)

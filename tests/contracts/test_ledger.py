@@ -198,10 +198,33 @@ def test_what_a_vanished_process_held_is_free_after_its_hold_has_ended(world: Le
         await asyncio.sleep(0.15)
         await one.write(batch(1, renewals=[("alive", "k")]))
         await asyncio.sleep(0.1)
+        assert (await other.reserve("k", "g", 9 * CENT, 0, 60)).nanousd == 0, "it is given notice"
+        await asyncio.sleep(0.05)
         assert (await other.reserve("k", "g", 9 * CENT, 0, 60)).nanousd == 9 * CENT
         # The vanished one comes back and gives back what is no longer its own.
         await one.write(batch(2, releases=[("vanished", "k", 9 * CENT)]))
         assert await one.budgets() == [KeyBudget("k", 10 * CENT, 0, 10 * CENT)]
+
+    world.play(body)
+
+
+@pytest.mark.parametrize("sign_of_life", ["renewal", "reservation"])
+def test_a_hold_whose_owner_answers_to_its_notice_lives_on(
+    world: LedgerWorld, sign_of_life: str
+) -> None:
+    async def body(one: LedgerStore, other: LedgerStore) -> None:
+        await one.set_budget("k", 10 * CENT)
+        await one.reserve("k", "late", 8 * CENT, 0, 0.2)
+        await asyncio.sleep(0.25)
+        assert (await other.reserve("k", "g", 9 * CENT, 0, 60)).nanousd == 0
+        if sign_of_life == "renewal":
+            await one.write(batch(1, renewals=[("late", "k")]))
+        else:
+            assert (await one.reserve("k", "late", CENT, 0, 0.2)).nanousd == CENT
+        await asyncio.sleep(0.05)
+        assert (await other.reserve("k", "g", 9 * CENT, 0, 60)).nanousd == 0
+        (budget,) = await other.budgets()
+        assert budget.held_nanousd >= 8 * CENT
 
     world.play(body)
 

@@ -12,8 +12,8 @@ import pytest
 from reference_impl.database.accounting import Accounting
 from reference_impl.database.budgets import BudgetExceeded
 from reference_impl.database.connect import build_accounting
-from reference_impl.database.entries import KeyBudget, to_nanousd
-from reference_impl.database.errors import StatementFailed
+from reference_impl.database.entries import EntryBatch, KeyBudget, to_nanousd
+from reference_impl.database.errors import DatabaseUnavailable, StatementFailed
 from reference_impl.database.port import Grant
 from reference_impl.deployment import DatabaseSpec
 from reference_impl.errors import Rejected, RequestTimeout, UpstreamFailed
@@ -21,7 +21,7 @@ from reference_impl.messages import Call, Chunk, Completion, Emit, Usage
 from reference_impl.prices import load_prices
 from reference_impl.telemetry import RequestTrace
 from simulation import kernel
-from simulation.models.database import DatabaseServer, VirtualLedger, VirtualPool
+from simulation.models.database import DatabaseServer, Outage, VirtualLedger, VirtualPool
 
 MODEL = "claude-haiku-4-5"  # $1 and $5 per million tokens; cache writes $1.25, for an hour $2
 # The most that the call below may cost, and what it does cost.
@@ -235,6 +235,75 @@ def test_a_database_that_says_no_to_a_reservation_is_not_away(
 
     kernel.run(main())
     assert [record.levelname for record in caplog.records] == ["ERROR"], "told once"
+
+
+class CutOff(VirtualLedger):
+    """A gateway's way to the database, which can be cut while others still have theirs."""
+
+    cut = False
+
+    async def write(self, batch: EntryBatch) -> int:
+        self._check()
+        return await super().write(batch)
+
+    async def reserve(self, *arguments: Any) -> Grant:
+        self._check()
+        return await super().reserve(*arguments)
+
+    def _check(self) -> None:
+        if self.cut:
+            raise DatabaseUnavailable("no route to the database", safe_to_repeat=True)
+
+
+async def overspent_after(lose: Callable[[Bench], None], find: Callable[[Bench], None]) -> int:
+    """Of two gateways the first spends what it holds while it has lost the database, for longer than `hold_s`; then the
+    second spends what it gets. The limit is for 250 requests, each of which costs all that it may. Returns what is beyond it.
+    """
+
+    async def dear(_call: Call, _emit: Emit | None) -> Completion:
+        return Completion(Usage(0, 1000, 1000, 0, 1000))
+
+    async def ask(number: int) -> str:
+        try:
+            return await bench.ask(number, dear)
+        except Rejected:
+            return "rejected"
+
+    bench = Bench(DatabaseSpec(budget_outage="refuse"), gateways=0)
+    store = CutOff(bench.server, VirtualPool(bench.server, 4))
+    bench.gateways = [
+        build_accounting(store, bench.spec, source="g0", wall_clock=lambda: 0.0),
+        bench.gateway("g1"),
+    ]
+    await bench.start(250 * MOST)
+    assert await ask(0) == "ok"
+    assert (await bench.server.ledger.budgets())[0].held_nanousd == 50 * MOST
+    lose(bench)
+    assert Counter([await ask(2 * n) for n in range(100)]) == {"ok": 49, "rejected": 51}
+    await asyncio.sleep(bench.spec.hold_s * 1.25)
+    find(bench)
+    for number in range(1500):
+        await ask(2 * number + 1)
+        await asyncio.sleep(0.02)
+    store.cut = False
+    left = await bench.settled()
+    assert left.held_nanousd == 0
+    return left.spent_nanousd - left.limit_nanousd
+
+
+@pytest.mark.parametrize("outage", ["refusing", "hanging"])
+def test_nothing_is_overspent_by_an_outage_that_is_longer_than_a_hold(outage: Outage) -> None:
+    found = overspent_after(lambda b: b.server.fail(outage), lambda b: b.server.recover())
+    assert kernel.run(found) == 0
+
+
+def test_a_gateway_that_alone_is_cut_off_for_longer_overspends_no_more_than_it_held() -> None:
+    def lose(bench: Bench) -> None:
+        store = bench.gateways[0].store
+        assert isinstance(store, CutOff)
+        store.cut = True
+
+    assert kernel.run(overspent_after(lose, lambda _bench: None)) == 50 * MOST
 
 
 def test_what_one_gateway_took_and_does_not_use_another_can_have() -> None:

@@ -1,0 +1,2 @@
+-- Whether the hold's owner has been given notice: see `LedgerStore.reserve`.
+ALTER TABLE ledger_holds ADD COLUMN noticed boolean NOT NULL DEFAULT false;
