@@ -22,6 +22,7 @@ from reference_impl.errors import ConnectionFailed, NoInstance, Rejected, Reques
 from reference_impl.llm.port import MessagesPort
 from reference_impl.messages import BYTES_PER_KB, Call, Chunk, Completion, Emit, content_key
 from reference_impl.relay import Relay
+from reference_impl.telemetry import RequestTrace
 from reference_impl.time_limit import TimeLimit
 
 if TYPE_CHECKING:  # numpy comes with it, and few gateways want it
@@ -142,7 +143,11 @@ class Gateway:
         trace = call.trace
         await self._compute.use("lookup", call.size_bytes / BYTES_PER_KB)
 
+        asker = asyncio.current_task()
+
         def compute() -> Awaitable[Answer]:
+            if asyncio.current_task() is not asker:  # ahead of its expiry: nobody waits for it
+                return self._refreshed_answer(call)
             trace.cache_s = loop.time() - started_s
             return self._computed_answer(call, emit)
 
@@ -172,6 +177,21 @@ class Gateway:
 
         completion = await self._forward(call, keep)
         return Answer(completion, b"".join(events))
+
+    async def _refreshed_answer(self, call: Call) -> Answer:
+        """An answer to the same question for those who will ask: a call of its own, paid for in a row of its own."""
+        again = msgspec.structs.replace(call, trace=RequestTrace(cache="miss"))
+        emit = _to_nobody if call.stream else None
+        if self._accounting is None:
+            return await self._computed_answer(again, emit)
+        answers: list[Answer] = []
+
+        async def complete(call: Call, emit: Emit | None) -> Completion:
+            answers.append(await self._computed_answer(call, emit))
+            return answers[0].completion
+
+        await self._accounting.recorded(again, emit, complete)
+        return answers[0]
 
     def _forward(self, call: Call, emit: Emit | None) -> Coroutine[Any, Any, Completion]:
         """Have an instance answer, with money reserved for it where there are budgets."""
@@ -207,3 +227,7 @@ class Gateway:
                 failovers_left -= 1
             finally:
                 balancer.finished(instance_id, loop.time() - sent_s, ok)
+
+
+async def _to_nobody(_chunk: Chunk) -> None:
+    """Where the events of an answer go that is kept for later."""

@@ -77,17 +77,12 @@ class Accounting:
             raise
         finally:
             del self._open[id(call)]
-            charge.answered = True
             if not charge.paid:
                 charge.usage = usage
-            if not charge.forwarding:
-                self._close(charge)
+            self._close(charge)
 
     async def forwarded(self, call: Call, emit: Emit | None, forward: Complete) -> Completion:
-        """`forward(call, emit)` inside `recorded`, with money reserved. Raises BudgetExceeded, Rejected.
-
-        It may outlive `recorded`: an answer that others wait for is finished though its first client has left.
-        """
+        """`forward(call, emit)` inside `recorded` of the same call, with money reserved. Raises BudgetExceeded, Rejected."""
         charge = self._open[id(call)]
         if self.writer.overflowing:
             raise Rejected("the ledger cannot be kept: neither database nor disk takes rows")
@@ -98,7 +93,6 @@ class Accounting:
             )
         finally:
             call.trace.database_s += self._time() - asked_s
-        charge.forwarding = True
         try:
             completion = await forward(call, emit if emit is None else charge.counting(emit))
             charge.usage = completion.usage
@@ -108,10 +102,7 @@ class Accounting:
                 charge.usage = Usage(call.input_tokens, charge.delivered)
             raise
         finally:
-            charge.forwarding = False
             charge.paid = True
-            if charge.answered:
-                self._close(charge)
 
     async def start(self, budgets_usd: dict[str, float]) -> None:
         """Open the store, set the budgets, begin to write.
@@ -194,10 +185,8 @@ class _Charge:
     """One request's money while it is under way."""
 
     __slots__ = (
-        "answered",
         "call",
         "delivered",
-        "forwarding",
         "name",
         "outcome",
         "paid",
@@ -212,8 +201,6 @@ class _Charge:
         # because the processor counts `attempt` up where it shares the call.
         self.name = f"{number}/{call.request_id}" + (f"/{call.attempt}" if call.attempt else "")
         self.since_s = now_s
-        self.answered = False  # the client has its answer, or has left
-        self.forwarding = False
         self.paid = False  # it went to an instance
         self.outcome: Outcome = "cancelled"  # unless something better, or worse, is known
         self.usage = Usage()

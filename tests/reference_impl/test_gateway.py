@@ -12,7 +12,10 @@ from reference_impl.answers import Answer
 from reference_impl.balancer.load_balancer import LoadBalancer
 from reference_impl.caches.cache_layer import CacheLayer
 from reference_impl.compute import InlineCompute
-from reference_impl.deployment import GatewaySpec
+from reference_impl.database.accounting import Accounting
+from reference_impl.database.connect import build_accounting
+from reference_impl.database.memory_store import MemoryLedger
+from reference_impl.deployment import DatabaseSpec, GatewaySpec
 from reference_impl.errors import (
     ConnectionFailed,
     EndpointUnreachable,
@@ -49,14 +52,23 @@ def fails_with(error: Exception, after_chunk: bool = False) -> Step:
 
 
 def gateway_over(
-    *ports: ScriptedPort, cached: bool = False, policy: str = "round_robin", **spec: Any
+    *ports: ScriptedPort,
+    cached: bool = False,
+    refresh_ahead: float = 0.0,
+    accounting: Accounting | None = None,
+    policy: str = "round_robin",
+    **spec: Any,
 ) -> Gateway:
     balancer = LoadBalancer(policy)
     by_id = {f"instance-{n}": port for n, port in enumerate(ports, start=1)}
     for instance_id in by_id:
         balancer.add_instance(InstanceMetrics(instance_id, capacity=10))
-    cache: CacheLayer[Answer] | None = CacheLayer(60) if cached else None
-    return Gateway(GatewaySpec(**spec), balancer, by_id, InlineCompute(), cache=cache)
+    cache: CacheLayer[Answer] | None = None
+    if cached:
+        cache = CacheLayer(60, refresh_ahead=refresh_ahead)
+    return Gateway(
+        GatewaySpec(**spec), balancer, by_id, InlineCompute(), cache=cache, accounting=accounting
+    )
 
 
 def in_virtual_time(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -233,6 +245,46 @@ def test_an_answer_that_was_streamed_is_given_again_whole() -> None:
         assert b'"text":"hello"' in again.body
         await gateway.complete(make_call(stream=True, key="same"), emit)
         assert delivered == [events, events]
+
+    in_virtual_time(work)
+
+
+@pytest.mark.parametrize("with_ledger", [True, False])
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_that_is_refreshed_ahead_of_its_expiry_is_heard_by_nobody_and_paid_for_apart(
+    with_ledger: bool, stream: bool
+) -> None:
+    async def work() -> None:
+        ledger = MemoryLedger()
+        accounting = build_accounting(
+            ledger, DatabaseSpec(), source="g", wall_clock=asyncio.get_running_loop().time
+        )
+        await accounting.start({"": 1.0})
+        port = ScriptedPort(answers_after(1))
+        gateway = gateway_over(
+            port,
+            cached=True,
+            refresh_ahead=0.5,
+            accounting=accounting if with_ledger else None,
+        )
+        heard: list[float] = []
+
+        async def emit(_chunk: Chunk) -> None:
+            heard.append(asyncio.get_running_loop().time())
+
+        for at_s in (0, 40, 65):  # the second in the second half of its life, the third after it
+            await asyncio.sleep(at_s - asyncio.get_running_loop().time())
+            call = make_call(request_id=at_s, key="same", stream=stream)
+            assert await gateway.complete(call, emit if stream else None) == ANSWER
+            assert call.trace.cache == ("l1" if at_s else "miss")
+        assert port.started_s == [0, 40]
+        assert heard == ([1, 40, 65] if stream else [])
+        await accounting.aclose()
+        rows = [(row.at_s, row.cache, row.cost_nanousd) for row in ledger._entries.values()]
+        paid = [(1, "miss", 35_000), (40, "l1", 0), (41, "miss", 35_000), (65, "l1", 0)]
+        assert rows == (paid if with_ledger else [])
+        (budget,) = await ledger.budgets()
+        assert (budget.spent_nanousd, budget.held_nanousd) == (70_000 * with_ledger, 0)
 
     in_virtual_time(work)
 
