@@ -146,7 +146,8 @@ class DatabaseSpec(Spec):
     after which a statement is cancelled.
     `flush_s`: what a killed gateway may lose of the ledger. `batch_rows`: rows written at once. `max_rows`, `max_bytes`:
     what is kept in memory; more goes to the spill file.
-    `budgets_usd`: limits by key (tenant), set at the start. A gateway takes money for `budget_requests` requests at once
+    `budgets_usd`: limits by key (tenant), set at the start; None lifts one. Those of keys that are not named stay as they are,
+    for gateways with other configurations may share the database. A gateway takes money for `budget_requests` requests at once
     while there is plenty (1: each asks the database). A reservation waits at most `budget_wait_s`; where the database does
     not answer, `budget_outage` says whether the request goes on (its cost is booked later) or is refused. `hold_s`: after
     which what a killed gateway had reserved is free again.
@@ -162,7 +163,7 @@ class DatabaseSpec(Spec):
     batch_rows: Count = 10_000
     max_rows: Count = 50_000
     max_bytes: Annotated[int, Field(ge=4096)] = 32 * 1024 * 1024
-    budgets_usd: dict[str, Annotated[float, Field(ge=0, le=1e9)]] = {}
+    budgets_usd: dict[str, Annotated[float, Field(ge=0, le=1e9)] | None] = {}
     budget_requests: Count = 50
     budget_wait_s: PositiveSeconds = 1.0
     budget_outage: Literal["allow", "refuse"] = "allow"

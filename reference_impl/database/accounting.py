@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from reference_impl.database.budgets import Budgets, Reservation
 from reference_impl.database.entries import LedgerEntry, sane_text, to_nanousd
@@ -104,8 +104,8 @@ class Accounting:
         finally:
             charge.paid = True
 
-    async def start(self, budgets_usd: dict[str, float]) -> None:
-        """Open the store, set the budgets, begin to write.
+    async def start(self, budgets_usd: Mapping[str, float | None]) -> None:
+        """Open the store, set the budgets (None lifts a key's limit; keys that are not named keep theirs), begin to write.
 
         A database that is away does not keep the gateway from starting: requests are accounted for as in an outage, and the
         writer opens the store and sets the budgets when it answers. Raises the DatabaseError of one that will not do: a wrong
@@ -115,7 +115,8 @@ class Accounting:
         async def opened() -> None:
             await self.store.open()
             for key_id, limit_usd in budgets_usd.items():
-                await self.store.set_budget(key_id, to_nanousd(limit_usd))
+                limit_nanousd = None if limit_usd is None else to_nanousd(limit_usd)
+                await self.store.set_budget(key_id, limit_nanousd)
             self.budgets.resume()
 
         try:

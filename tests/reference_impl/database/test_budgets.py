@@ -332,6 +332,30 @@ def test_a_key_without_a_budget_asks_the_database_seldom() -> None:
     kernel.run(main())
 
 
+def test_a_limit_outlives_its_line_in_the_configuration_until_one_lifts_it() -> None:
+    async def main() -> None:
+        server = DatabaseServer()
+
+        async def started_with(number: int, configuration: str) -> Counter[str]:
+            bench = Bench(DatabaseSpec.model_validate_json(configuration), gateways=0)
+            bench.server = server
+            bench.gateways = [gateway := bench.gateway(f"g{number}")]
+            await gateway.start(bench.spec.budgets_usd)
+            outcomes = Counter([await bench.ask(n) for n in range(10)])
+            await gateway.aclose()
+            return outcomes
+
+        limit_usd = 1.2 * MOST / 1e9
+        limited = await started_with(1, f'{{"budgets_usd": {{"k": {limit_usd}}}}}')
+        assert limited == {"ok": 1, "refused": 9}
+        assert await started_with(2, "{}") == {"refused": 10}, "others may share the database"
+        assert await started_with(3, '{"budgets_usd": {"k": null}}') == {"ok": 10}
+        assert await started_with(4, "{}") == {"ok": 10}
+        assert await server.ledger.budgets() == []
+
+    kernel.run(main())
+
+
 def test_the_answer_to_an_exhausted_budget_says_what_to_do() -> None:
     async def main() -> None:
         bench = Bench()
