@@ -33,7 +33,11 @@ def test_without_the_setting_prepared_statements_get_lost_and_the_error_names_th
         await right.set_budget("k", 1000 * CENT)
         wrong = PostgresLedger(ConnectionPool(bounced, 4, 4))
         await wrong.pool.initialize()
-        failed = [e for e in await crowd(wrong) if isinstance(e, BaseException)]
+        failed: list[BaseException] = []
+        for _ in range(50):  # how connections are dealt out is pgbouncer's luck
+            failed = [e for e in await crowd(wrong) if isinstance(e, BaseException)]
+            if failed:
+                break
         assert {type(e) for e in failed} == {DatabaseRefused}
         for error in failed:
             assert str(error).endswith("set deployment.database.behind_pgbouncer")
