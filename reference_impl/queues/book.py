@@ -14,8 +14,9 @@ from itertools import count, islice
 
 from reference_impl.queues.book_entry import Entry
 from reference_impl.queues.class_queues import ClassQueues
+from reference_impl.queues.codec import COUNTS_BYTES
 from reference_impl.queues.counts import Counts
-from reference_impl.queues.errors import QueueFull
+from reference_impl.queues.errors import InvalidTask, QueueFull
 from reference_impl.queues.letters import LATE, as_new, reason_of_failure
 from reference_impl.queues.port import DeadLetter, Fate, QueuedTask, QueueStatistics
 
@@ -118,7 +119,11 @@ class QueueBook:
             if now >= entry.deadline_s:
                 self._bury(holder, entry, LATE, now)
                 continue
-            task = entry.task()
+            try:
+                task = entry.task()
+            except InvalidTask as error:
+                self._bury(holder, entry, str(error), now)
+                continue
             entry.consumer, entry.task_id = consumer, task.task_id
             copies = holder.held.get(task.task_id)
             if copies is None:
@@ -221,16 +226,23 @@ class QueueBook:
         return list(islice(self._dead, limit))
 
     def replay(self, limit: int | None, now: float) -> int:
-        """All its letters are tasks: what is none was refused by `encode`."""
-        replayed = 0
-        while self._dead and (limit is None or replayed < limit):
-            task = self._dead.popleft().task
-            assert task is not None
-            entry = self.encode_one(as_new(task, now), now)
+        """Nothing is changed where it raises; a task that fitted once fits."""
+        again: list[Entry] = []
+        stay: deque[DeadLetter] = deque()
+        for letter in self._dead:
+            if letter.task is None or (limit is not None and len(again) >= limit):
+                stay.append(letter)
+            else:
+                again.append(
+                    Entry.of(
+                        as_new(letter.task, now), now, self._levels, self._max_bytes + COUNTS_BYTES
+                    )
+                )
+        self._dead = stay
+        for entry in again:
             self._ready.put(entry.level, entry)
-            self._size += 1
-            replayed += 1
-        return replayed
+        self._size += len(again)
+        return len(again)
 
     def statistics(self, consumer: int, now: float) -> QueueStatistics:
         self.advance(now)
@@ -282,4 +294,8 @@ class QueueBook:
     def _bury(self, holder: _Consumer, entry: Entry, reason: str, now: float) -> None:
         self._size -= 1
         holder.counts.dead_lettered += 1
-        self._dead.append(DeadLetter(entry.task(), reason, now))
+        try:
+            letter = DeadLetter(entry.task(), reason, now)
+        except InvalidTask:
+            letter = DeadLetter(None, reason, now, entry.data)
+        self._dead.append(letter)

@@ -43,6 +43,7 @@ class Entry(msgspec.Struct, eq=False, gc=False):
         )
 
     def task(self) -> QueuedTask:
+        """Raises InvalidTask where its bytes are none."""
         task = decode_task(self.data)
         if (
             self.retries != task.retry_count

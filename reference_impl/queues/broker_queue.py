@@ -17,7 +17,7 @@ from typing import ClassVar, Generic, TypeVar
 
 import msgspec
 
-from reference_impl.queues.codec import encode_task
+from reference_impl.queues.codec import COUNTS_BYTES, encode_task
 from reference_impl.queues.counts import Counts
 from reference_impl.queues.errors import QueueClosed, QueueError
 from reference_impl.queues.inbox import Delivery, Inbox
@@ -30,8 +30,6 @@ __all__ = ["LOOKS_PER_LEASE", "BrokerQueue"]
 
 # How often leases are looked after.
 LOOKS_PER_LEASE = 4
-# What the counts of a task that fitted once may add to it.
-_COUNTS_BYTES = 1024
 
 S = TypeVar("S")  # the adapter's session with its broker
 R = TypeVar("R")  # what the broker knows a delivery by
@@ -172,7 +170,7 @@ class BrokerQueue(MessageQueue, Generic[S, R]):
 
     def _encoded(self, task: QueuedTask) -> bytes:
         """As it goes back to the broker, which counts redeliveries itself. It fitted once."""
-        return encode_task(_replace(task, redeliveries=0), self._max_bytes + _COUNTS_BYTES)
+        return encode_task(_replace(task, redeliveries=0), self._max_bytes + COUNTS_BYTES)
 
     # -- the connection -----------------------------------------------------------------------------------------------
 

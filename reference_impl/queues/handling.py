@@ -60,7 +60,7 @@ async def run_handler(registration: Registration, task: QueuedTask) -> bytes:
         raise
     try:
         return msgspec.json.encode(result)
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise PermanentFailure(
             f"the handler of {task.task_type!r} returned what is not JSON: {error}"
         ) from error

@@ -19,6 +19,7 @@ from reference_impl.queues.redis_streams import RedisStreamsQueue
 from simulation import kernel
 from simulation.models.broker import Broker, VirtualQueue
 from simulation.scenario.distributions import Constant
+from tests.contracts import smuggle
 from tests.servers.kafka import shared_kafka_url
 from tests.servers.rabbitmq import shared_rabbitmq_url
 from tests.servers.valkey import shared_valkey_url, unique_prefix
@@ -91,6 +92,10 @@ class QueueWorld(ABC):
     async def _connect(self, lease_s: float) -> MessageQueue: ...
 
     @abstractmethod
+    async def smuggle(self, data: bytes) -> None:
+        """Put bytes among the tasks of class 0, as another program may; somebody has connected before."""
+
+    @abstractmethod
     async def crash(self, queue: MessageQueue) -> None:
         """End the connection as a killed process does: without a word."""
 
@@ -105,6 +110,10 @@ class Memory(QueueWorld):
             self._first = MemoryQueue(levels=self.levels, lease_s=lease_s)
             return self._first
         return self._first.connect()
+
+    async def smuggle(self, data: bytes) -> None:
+        assert self._first is not None
+        smuggle.into_book(self._first._book, data)
 
     async def crash(self, queue: MessageQueue) -> None:
         """A connection in memory dies only with its process; that nobody renews the lease is the nearest to it."""
@@ -126,6 +135,10 @@ class Virtual(QueueWorld):
         if self._broker is None:
             self._broker = Broker(levels=self.levels, lease_s=lease_s, one_way=Constant(value=1e-3))
         return VirtualQueue(self._broker, f"connection {len(self._opened)}")
+
+    async def smuggle(self, data: bytes) -> None:
+        assert self._broker is not None
+        smuggle.into_book(self._broker.book, data)
 
     async def crash(self, queue: MessageQueue) -> None:
         assert isinstance(queue, VirtualQueue)
@@ -155,6 +168,9 @@ class RedisStreams(QueueWorld):
     async def _connect(self, lease_s: float) -> MessageQueue:
         return RedisStreamsQueue(self._url, name=self._name, lease_s=lease_s, levels=self.levels)
 
+    async def smuggle(self, data: bytes) -> None:
+        await smuggle.into_redis(self._url, self._name, data)
+
     async def crash(self, queue: MessageQueue) -> None:
         assert isinstance(queue, RedisStreamsQueue)
         queue._closed = True
@@ -180,6 +196,9 @@ class RabbitMQ(QueueWorld):
 
     async def _connect(self, lease_s: float) -> MessageQueue:
         return RabbitMQQueue(self._url, name=self._name, lease_s=lease_s, levels=self.levels)
+
+    async def smuggle(self, data: bytes) -> None:
+        await smuggle.into_rabbitmq(self._url, self._name, data)
 
     async def crash(self, queue: MessageQueue) -> None:
         assert isinstance(queue, RabbitMQQueue)
@@ -213,6 +232,9 @@ class Kafka(QueueWorld):
             levels=self.levels,
             in_group=self.in_group,
         )
+
+    async def smuggle(self, data: bytes) -> None:
+        await smuggle.into_kafka(self._url, f"{self._name}.0", data)
 
     async def crash(self, queue: MessageQueue) -> None:
         assert isinstance(queue, KafkaQueue)

@@ -30,6 +30,13 @@ def task(name: str, priority: int = 0, **fields: Any) -> QueuedTask:
     return QueuedTask(name, "echo", {"name": name}, priority, **fields)
 
 
+def nested(depth: int) -> Any:
+    value: Any = 0
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 async def take(queue: MessageQueue, wait_s: float = 10.0) -> QueuedTask:
     taken = await queue.dequeue(wait_s)
     assert taken is not None, "no task came"
@@ -401,7 +408,15 @@ def test_a_megabyte_of_unicode_goes_through_and_more_than_the_limit_is_refused(
 
 @pytest.mark.parametrize(
     "payload",
-    [{"x": object()}, {"x": math.nan}, [math.inf], {"x": "\ud800"}, {"x": {1, 2}, "y": 1j}],
+    [
+        {"x": object()},
+        {"x": math.nan},
+        [math.inf],
+        {"x": "\ud800"},
+        {"x": {1, 2}, "y": 1j},
+        nested(3000),
+    ],
+    ids=["object", "nan", "infinity", "surrogate", "set", "nested"],
 )
 def test_a_payload_that_is_not_json_is_refused_by_name(world: QueueWorld, payload: Any) -> None:
     async def body() -> None:
@@ -443,6 +458,38 @@ def test_a_closed_queue_says_so_and_closes_twice(world: QueueWorld) -> None:
             await queue.enqueue(task("t"))
         with pytest.raises(QueueClosed):
             await queue.dequeue()
+
+    world.play(body)
+
+
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [
+        (
+            b'{"task_id":"x","task_type":"echo","payload":%b}' % (b"[" * 5000 + b"]" * 5000),
+            "nested",
+        ),
+        (b'{"task_id":"x","payload":{}}', "task_type"),
+    ],
+    ids=["nested", "incomplete"],
+)
+def test_a_message_that_is_no_task_is_dead_and_those_around_it_arrive(
+    world: QueueWorld, data: bytes, named: str
+) -> None:
+    async def body() -> None:
+        queue = await world.connect()
+        await queue.enqueue(task("before"))
+        await world.smuggle(data)
+        await queue.enqueue(task("after"))
+        taken = [t.task_id for t in await take_all(queue, 2)]
+        assert taken == ["before", "after"]
+        assert await queue.ack_many(taken) == [True, True]
+        await world.settled(queue, dead=1)
+        (letter,) = await queue.dead_letters()
+        assert (letter.task, letter.raw) == (None, data)
+        assert named in letter.reason
+        assert await queue.replay_dead_letters() == 0, "what is no task stays where it is"
+        assert (await world.settled(queue, dead=1)).depth == 0
 
     world.play(body)
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import socket
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from reference_impl.queues.codec import decode_task
+from reference_impl.queues.codec import decode_task, encode_task
 from reference_impl.queues.connect import connect_queue
 from reference_impl.queues.errors import (
     AccessRefused,
@@ -54,6 +58,53 @@ def test_a_task_that_is_none_is_refused_where_it_is_made(
 def test_bytes_that_are_no_task_are_refused_with_the_field(data: bytes, named: str) -> None:
     with pytest.raises(InvalidTask, match=named):
         decode_task(data)
+
+
+def _nested(depth: int) -> bytes:
+    return b"[" * depth + b"]" * depth
+
+
+hostile = st.one_of(
+    st.binary(max_size=200),
+    st.text(max_size=50).map(lambda text: text.encode("utf-8", "surrogatepass")),
+    st.integers(0, 3000).map(_nested),
+    st.integers(0, 6000).map(lambda digits: b"9" * digits),
+    st.sampled_from([b"1e999", b"-0", b"NaN", b"null", b"true", b'"\\ud800"', b'"\\u0000"', b"-1"]),
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.floats(allow_nan=False)
+        | st.integers()
+        | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+        ),
+    ).map(lambda value: json.dumps(value).encode()),
+)
+
+
+@given(st.dictionaries(st.sampled_from(QueuedTask.__struct_fields__), hostile), hostile)
+def test_of_hostile_bytes_comes_a_task_or_one_error(fields: dict[str, bytes], junk: bytes) -> None:
+    fields = {"task_id": b'"a"', "task_type": b'"t"', "payload": b"1"} | fields
+    whole = b"{%b}" % b",".join(b'"%b":%b' % (name.encode(), v) for name, v in fields.items())
+    for data in (whole, junk, whole[: len(junk)], whole + junk):
+        with contextlib.suppress(InvalidTask):
+            encode_task(decode_task(data), max_bytes=len(data) * 4 + 1000)
+
+
+def test_a_replay_loses_no_letter_of_a_task_that_only_just_fitted() -> None:
+    async def body() -> None:
+        queue = MemoryQueue(max_bytes=100)
+        await queue.enqueue(QueuedTask("a", "t", "x" * 55))
+        await queue.dequeue()
+        assert await queue.reject("a", "not today")
+        assert await queue.replay_dead_letters() == 1
+        again = await queue.dequeue()
+        assert again is not None
+        assert again.payload == "x" * 55
+        assert (await queue.statistics()).dead == 0
+
+    asyncio.run(body())
 
 
 def test_a_full_queue_takes_nothing_of_a_batch() -> None:

@@ -8,11 +8,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
-import aio_pika
 import aiokafka.errors
 import pytest
-from aiokafka import AIOKafkaProducer
-from redis.asyncio import Redis
 
 from reference_impl.queues import rabbitmq
 from reference_impl.queues.connect import connect_queue
@@ -29,6 +26,7 @@ from reference_impl.queues.port import MessageQueue, QueuedTask
 from reference_impl.queues.rabbitmq import RabbitMQQueue
 from reference_impl.queues.rabbitmq_session import Publication, RabbitMQSession
 from reference_impl.queues.redis_streams import RedisStreamsQueue
+from tests.contracts import smuggle
 from tests.servers.kafka import shared_kafka_url
 from tests.servers.rabbitmq import shared_rabbitmq_url
 from tests.servers.valkey import shared_valkey_url, unique_prefix
@@ -57,9 +55,7 @@ class OnRedis(Site):
         return RedisStreamsQueue(shared_valkey_url(), name=self.name, **{"levels": 1, **options})
 
     async def smuggle(self, data: bytes) -> None:
-        client: Any = Redis.from_url(shared_valkey_url())
-        await client.xadd(f"twinload:{{{self.name}}}:ready:0", {"t": data})
-        await client.aclose()
+        await smuggle.into_redis(shared_valkey_url(), self.name, data)
 
 
 class OnRabbitMQ(Site):
@@ -71,9 +67,7 @@ class OnRabbitMQ(Site):
         return RabbitMQQueue(self.url, name=self.name, **{"levels": 1, **options})
 
     async def smuggle(self, data: bytes) -> None:
-        async with await aio_pika.connect(self.url) as connection:
-            channel = await connection.channel()
-            await channel.default_exchange.publish(aio_pika.Message(data), f"{self.name}.0")
+        await smuggle.into_rabbitmq(self.url, self.name, data)
 
 
 class OnKafka(Site):
@@ -85,10 +79,7 @@ class OnKafka(Site):
         await self.smuggle_into(f"{self.name}.0", data)
 
     async def smuggle_into(self, topic: str, data: bytes) -> None:
-        producer = AIOKafkaProducer(bootstrap_servers=shared_kafka_url())
-        await producer.start()
-        await producer.send_and_wait(topic, data, partition=0)
-        await producer.stop()
+        await smuggle.into_kafka(shared_kafka_url(), topic, data)
 
 
 @pytest.fixture(
