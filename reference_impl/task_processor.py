@@ -23,7 +23,7 @@ from reference_impl.errors import ServiceError
 from reference_impl.overload.jitter import Uniform, full_jitter_s, hashed_uniform
 from reference_impl.overload.retry_budget import RetryBudget
 from reference_impl.queues.effects import EffectStore, EffectsUnavailable, MemoryEffects
-from reference_impl.queues.errors import QueueClosed, QueueUnavailable
+from reference_impl.queues.errors import QueueError, QueueUnavailable
 from reference_impl.queues.handling import (
     Handler,
     PermanentFailure,
@@ -152,11 +152,15 @@ class TaskProcessor:
         self._handlers[task_type] = Registration(handler, limit_s, whole_task)
 
     async def process_queue(self) -> None:
-        """Take and run tasks until `drain`. A broker that is away is waited for; other errors of the queue are raised."""
+        """Take and run tasks until `drain`. A broker that is away is waited for; other errors of the queue are raised.
+
+        So is an error that nobody foresaw and that ends the renewing of leases: without it every long task would run twice.
+        """
         heartbeat = asyncio.create_task(self._keep_leases(), name="background:task-heartbeat")
+        heartbeat.add_done_callback(lambda _: self._interrupt())
         outages = 0
         try:
-            while not self._draining:
+            while not self._draining and not heartbeat.done():
                 free = self._concurrency - len(self._running)
                 if free == 0:
                     self._changed.clear()
@@ -174,9 +178,11 @@ class TaskProcessor:
                 self._note_queue(there=True)
                 for task in tasks:
                     self._start(task)
-            while self._running:
+            while self._running and not heartbeat.done():
                 self._changed.clear()
                 await self._changed.wait()
+            if heartbeat.done():
+                await heartbeat
         finally:
             for running in self._running.values():
                 running.work.cancel()
@@ -189,9 +195,7 @@ class TaskProcessor:
     async def drain(self, limit_s: float = 30.0) -> None:
         """Take nothing more; finish what runs within `limit_s`, hand the rest back. `process_queue` returns then."""
         self._draining = True
-        self._changed.set()
-        if self._taking is not None:
-            self._taking.cancel()
+        self._interrupt()
         try:
             async with asyncio.timeout(limit_s):
                 while self._running:
@@ -225,18 +229,25 @@ class TaskProcessor:
 
     # -- taking -------------------------------------------------------------------------------------------------------
 
+    def _interrupt(self) -> None:
+        """Have `process_queue` look again at what it does."""
+        self._changed.set()
+        if self._taking is not None:
+            self._taking.cancel()
+
     async def _take(self, free: int) -> list[QueuedTask]:
-        """In a task of its own, which `drain` can cancel: what it held then goes back when the queue is closed."""
+        """In a task of its own, which `_interrupt` can cancel: what it held then goes back when the queue is closed."""
         self._taking = asyncio.create_task(
             self._queue.dequeue_many(free, math.inf), name="background:task-dequeue"
         )
         try:
             return await self._taking
         except asyncio.CancelledError:
-            if self._draining and self._taking.cancelled():
-                return []
-            self._taking.cancel()
-            raise
+            this = asyncio.current_task()
+            if this is None or this.cancelling():
+                self._taking.cancel()
+                raise
+            return []
         finally:
             self._taking = None
 
@@ -263,7 +274,7 @@ class TaskProcessor:
     async def _keep(self, running: _Running) -> None:
         try:
             held = await self._queue.extend(running.task.task_id)
-        except (QueueUnavailable, QueueClosed) as error:
+        except QueueError as error:
             self._note_queue(there=False, why=str(error))
             return
         if not held and not running.settling and not running.work.done():
@@ -297,9 +308,6 @@ class TaskProcessor:
                     outcome = "done" if first else "duplicate"
                 else:
                     outcome = "duplicate"
-            running.settling = True
-            if not await self._told(self._queue.ack(task.task_id)):
-                reason = "it could not be acknowledged and will come again"
         except asyncio.CancelledError:
             if not running.lost and await self._told(self._queue.release(task.task_id)):
                 outcome = "handed_back"
@@ -313,6 +321,10 @@ class TaskProcessor:
                 outcome = await self._reject(running, reason)
             else:
                 outcome = await self._nack(running, error, reason)
+        else:
+            running.settling = True
+            if not await self._told(self._queue.ack(task.task_id)):
+                reason = "it could not be acknowledged and will come again"
         finally:
             self._account(task, outcome, started_s, runs, reason)
 
@@ -334,10 +346,10 @@ class TaskProcessor:
         return await self._told(self._queue.nack(task.task_id, delay_s, reason)) or "lost"
 
     async def _told(self, settling: Coroutine[Any, Any, T]) -> T | None:
-        """What the queue says; None if it is away: the lease will end, and the task come again."""
+        """What the queue says; None if it is away, or refuses: the lease will end, and the task come again."""
         try:
             return await settling
-        except (QueueUnavailable, QueueClosed) as error:
+        except QueueError as error:
             self._note_queue(there=False, why=str(error))
             return None
 

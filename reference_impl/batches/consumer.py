@@ -136,6 +136,8 @@ class BatchConsumer:
         except (DatabaseError, QueueError) as error:
             # The instance serves its other calls; the gateway met the same error when it started, and told it.
             log.error("batches are not worked on: %s", error)
+        except Exception:
+            log.exception("batches are not worked on: an error that nobody foresaw")
 
     async def _open(self) -> None:
         attempt = 0

@@ -14,7 +14,7 @@ import pytest
 from reference_impl.deployment import RetrySpec
 from reference_impl.errors import InvalidRequest, RateLimited
 from reference_impl.queues.effects import Begun, EffectsUnavailable, MemoryEffects
-from reference_impl.queues.errors import QueueMismatch, QueueUnavailable
+from reference_impl.queues.errors import AccessRefused, QueueMismatch, QueueUnavailable
 from reference_impl.queues.memory import MemoryQueue
 from reference_impl.queues.port import Fate, QueuedTask
 from reference_impl.task_processor import PermanentFailure, TaskProcessor, TaskRun
@@ -465,6 +465,91 @@ def test_an_error_of_the_queue_that_waiting_cannot_help_ends_the_processing() ->
     async def body() -> None:
         with pytest.raises(QueueMismatch):
             await TaskProcessor(Mismatch()).process_queue()
+
+    play(body)
+
+
+class RefusingQueue(MemoryQueue):
+    """Raises an error of `errors` for each call of that name, for as long as there are any."""
+
+    def __init__(self, errors: dict[str, list[Exception]], **options: Any) -> None:
+        super().__init__(**options)
+        self._errors = errors
+
+    def _refuse(self, call: str) -> None:
+        if self._errors.get(call):
+            raise self._errors[call].pop()
+
+    async def ack(self, task_id: str) -> bool:
+        self._refuse("ack")
+        return await super().ack(task_id)
+
+    async def extend(self, task_id: str, lease_s: float | None = None) -> bool:
+        self._refuse("extend")
+        return await super().extend(task_id, lease_s)
+
+
+def test_leases_are_renewed_on_after_the_queue_refused_it_once() -> None:
+    async def body() -> None:
+        queue = RefusingQueue(
+            {"extend": [AccessRefused("the password is being changed")]}, lease_s=3
+        )
+        runs: list[TaskRun] = []
+
+        async def long_call(payload: Any) -> None:
+            await asyncio.sleep(60)
+
+        processor = TaskProcessor(queue, on_done=runs.append)
+        processor.register_handler("echo", long_call)
+        await queue.enqueue(task("t"))
+        async with processing(processor):
+            await until(lambda: bool(runs))
+        assert [(run.outcome, run.runs) for run in runs] == [("done", 1)]
+
+    play(body)
+
+
+def test_an_error_that_nobody_foresaw_in_renewing_leases_ends_the_processing() -> None:
+    async def body() -> None:
+        queue = RefusingQueue({"extend": [RuntimeError("a bug")]}, lease_s=3)
+        ended: list[str] = []
+
+        async def long_call(payload: Any) -> None:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                ended.append("cancelled")
+                raise
+
+        processor = TaskProcessor(queue)
+        processor.register_handler("echo", long_call)
+        await queue.enqueue(task("t"))
+        with pytest.raises(RuntimeError, match="a bug"):
+            await processor.process_queue()
+        assert asyncio.get_running_loop().time() == pytest.approx(1)
+        assert ended == ["cancelled"]
+        assert (await queue.statistics()).depth == 1, "it is handed back"
+
+    play(body)
+
+
+def test_a_task_whose_acknowledgement_is_refused_has_not_failed() -> None:
+    async def body() -> None:
+        queue = RefusingQueue({"ack": [AccessRefused("no permission")]}, lease_s=3)
+        effects = MemoryEffects()
+        runs: list[TaskRun] = []
+
+        async def work(payload: Any) -> str:
+            return "effect"
+
+        processor = TaskProcessor(queue, effects=effects, on_done=runs.append)
+        processor.register_handler("echo", work)
+        await queue.enqueue(task("t", max_retries=0))
+        async with processing(processor):
+            await until(lambda: len(runs) == 2)
+        assert [run.outcome for run in runs] == ["done", "duplicate"]
+        now = await queue.statistics()
+        assert (now.depth, now.held, now.dead) == (0, 0, 0)
 
     play(body)
 
