@@ -18,7 +18,7 @@ from reference_impl.batches.port import BatchStore, Claim, ResultKind
 from reference_impl.batches.service import TASK_TYPE
 from reference_impl.database.accounting import BYTES_PER_TOKEN, most_nanousd
 from reference_impl.database.budgets import Budgets
-from reference_impl.database.entries import LedgerEntry, sane_text, to_nanousd
+from reference_impl.database.entries import LedgerEntry, to_nanousd
 from reference_impl.database.errors import DatabaseUnavailable, summary
 from reference_impl.errors import Overloaded, Rejected, RequestTimeout, ServiceError
 from reference_impl.llm.port import MessagesPort
@@ -26,6 +26,7 @@ from reference_impl.messages import ATTEMPT_STRIDE, Call, RequestTag, Usage
 from reference_impl.prices import PriceTable
 from reference_impl.queues.effects import Begun, EffectsUnavailable
 from reference_impl.queues.port import QueuedTask
+from reference_impl.sane_text import sane_text
 from reference_impl.task_processor import TaskProcessor
 from reference_impl.telemetry import RequestTrace
 from reference_impl.telemetry.records import Outcome

@@ -11,13 +11,14 @@ import itertools
 from collections.abc import Awaitable, Callable, Mapping
 
 from reference_impl.database.budgets import Budgets, Reservation
-from reference_impl.database.entries import LedgerEntry, sane_text, to_nanousd
+from reference_impl.database.entries import LedgerEntry, to_nanousd
 from reference_impl.database.errors import DatabaseUnavailable
 from reference_impl.database.port import LedgerStore
 from reference_impl.database.writer import LedgerWriter, WriterStatistics
 from reference_impl.errors import Rejected, ServiceError
 from reference_impl.messages import Call, Chunk, Completion, Emit, Usage
 from reference_impl.prices import PriceTable
+from reference_impl.sane_text import sane_text
 from reference_impl.telemetry.records import Outcome
 
 __all__ = ["Accounting", "most_nanousd"]

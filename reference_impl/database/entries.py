@@ -6,7 +6,6 @@ cached token of the cheapest model (1e-8 $) is still ten of them.
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 import msgspec
@@ -17,13 +16,10 @@ __all__ = [
     "KeyBudget",
     "LedgerEntry",
     "from_nanousd",
-    "sane_text",
     "to_nanousd",
 ]
 
 NANO: Final = 1_000_000_000
-MAX_TEXT: Final = 256
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # what a UTF-8 text column cannot hold
 
 
 def to_nanousd(usd: float) -> int:
@@ -33,11 +29,6 @@ def to_nanousd(usd: float) -> int:
 
 def from_nanousd(nanousd: int) -> float:
     return nanousd / NANO
-
-
-def sane_text(text: str) -> str:
-    """`text` as every store can hold it: bounded, without NUL or lone surrogates."""
-    return _UNSTORABLE.sub("\ufffd", text[:MAX_TEXT])
 
 
 class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):

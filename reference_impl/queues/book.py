@@ -17,7 +17,7 @@ from reference_impl.queues.class_queues import ClassQueues
 from reference_impl.queues.codec import COUNTS_BYTES
 from reference_impl.queues.counts import Counts
 from reference_impl.queues.errors import InvalidTask, QueueFull
-from reference_impl.queues.letters import LATE, as_new, reason_of_failure
+from reference_impl.queues.letters import LATE, as_new, kept_reason, reason_of_failure
 from reference_impl.queues.port import DeadLetter, Fate, QueuedTask, QueueStatistics
 
 __all__ = ["DELIVERY_LIMIT", "LEVELS", "QueueBook"]
@@ -292,6 +292,7 @@ class QueueBook:
                 self._ready.put_first(entry.level, entry)
 
     def _bury(self, holder: _Consumer, entry: Entry, reason: str, now: float) -> None:
+        reason = kept_reason(reason)
         self._size -= 1
         holder.counts.dead_lettered += 1
         try:

@@ -21,7 +21,7 @@ from reference_impl.queues.codec import COUNTS_BYTES, encode_task
 from reference_impl.queues.counts import Counts
 from reference_impl.queues.errors import QueueClosed, QueueError
 from reference_impl.queues.inbox import Delivery, Inbox
-from reference_impl.queues.letters import LATE, reason_of_failure
+from reference_impl.queues.letters import LATE, kept_reason, reason_of_failure
 from reference_impl.queues.port import Fate, MessageQueue, QueuedTask
 from reference_impl.queues.starting import await_broker
 from reference_impl.queues.weighted_round import level_of
@@ -153,7 +153,7 @@ class BrokerQueue(MessageQueue, Generic[S, R]):
 
     async def _bury(self, copies: list[Delivery[R]], reason: str) -> bool:
         """To the dead letters; False if they were lost meanwhile."""
-        buried = await self._put_among_dead(copies, reason)
+        buried = await self._put_among_dead(copies, kept_reason(reason))
         self._counts.dead_lettered += buried
         return buried
 

@@ -7,11 +7,21 @@ import msgspec
 from reference_impl.queues.codec import decode_task
 from reference_impl.queues.errors import InvalidTask
 from reference_impl.queues.port import DeadLetter, QueuedTask
+from reference_impl.sane_text import sane_text
 
-__all__ = ["LATE", "as_new", "read_letter", "reason_of_failure"]
+__all__ = ["LATE", "as_new", "kept_reason", "read_letter", "reason_of_failure"]
 
 # Why a task is dead whose deadline had passed when it was next.
 LATE = "its deadline passed while it waited"
+
+
+# Of a reason: some brokers keep it in a header, which one frame of AMQP must hold.
+_LONGEST_REASON = 10_000
+
+
+def kept_reason(reason: str) -> str:
+    """A reason as every broker can keep it. It may hold anything: it is often the text of a handler's error."""
+    return sane_text(reason, _LONGEST_REASON)
 
 
 def reason_of_failure(task: QueuedTask, reason: str) -> str:

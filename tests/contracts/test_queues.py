@@ -230,6 +230,27 @@ def test_a_rejected_task_is_dead_at_once(world: QueueWorld) -> None:
     world.play(body)
 
 
+def test_a_reason_that_no_text_can_hold_is_cleaned_and_bounded(world: QueueWorld) -> None:
+    """Python gives names of files that are no UTF-8 with lone surrogates, in the texts of errors too."""
+
+    async def body() -> None:
+        queue = await world.connect()
+        await queue.enqueue(task("retried", max_retries=1))
+        for fate in ("retry", "dead"):
+            await take(queue)
+            assert await queue.nack("retried", reason="no file 'caf\udce9\0'") == fate
+        await queue.enqueue(task("rejected"))
+        await take(queue)
+        assert await queue.reject("rejected", "\ud83d" + "x" * 100_000)
+        letters = [letter.reason for letter in await queue.dead_letters()]
+        assert letters == [
+            "failed 2 times: no file 'caf\ufffd\ufffd'",
+            "\ufffd" + "x" * 9_999,
+        ]
+
+    world.play(body)
+
+
 def test_dead_letters_can_be_looked_at_again_and_replayed_oldest_first(world: QueueWorld) -> None:
     async def body() -> None:
         queue = await world.connect()
