@@ -56,6 +56,8 @@ Fate = Literal["retry", "dead", "lost"]
 class QueuedTask(msgspec.Struct, frozen=True, omit_defaults=True):
     """A piece of work for a handler of `task_type`.
 
+    Raises InvalidTask where a text is empty or a number negative; fields of a wrong type are refused when it is enqueued.
+
     Attributes:
         task_id: the producer's name for it.
         payload: anything JSON can say; tuples arrive as lists and keys as text.
@@ -81,14 +83,20 @@ class QueuedTask(msgspec.Struct, frozen=True, omit_defaults=True):
     redeliveries: int = 0
 
     def __post_init__(self) -> None:
-        if (
-            self.task_id
-            and self.task_type
-            and self.priority >= 0
-            and self.retry_count >= 0
-            and self.max_retries >= 0
-        ):
-            return  # first, because every task that arrives comes through here
+        try:
+            if (
+                self.task_id
+                and self.task_type
+                and self.priority >= 0
+                and self.retry_count >= 0
+                and self.max_retries >= 0
+            ):
+                return  # first, because every task that arrives comes through here
+        except TypeError as error:
+            raise InvalidTask(
+                f"task {self.task_id!r}: priority ({self.priority!r}), retry_count ({self.retry_count!r}) and "
+                f"max_retries ({self.max_retries!r}) must be whole numbers"
+            ) from error
         if not self.task_id or not self.task_type:
             empty = "task_id" if not self.task_id else "task_type"
             raise InvalidTask(f"{empty} is empty: give a text")

@@ -14,7 +14,9 @@ __all__ = ["WeightedRound", "level_of"]
 
 def level_of(priority: int, levels: int) -> int:
     """The class of a priority: those above the highest share it, as in RabbitMQ's `x-max-priority`."""
-    return priority if priority < levels else levels - 1
+    return (
+        +priority if priority < levels else levels - 1
+    )  # +: a plain number, of an enumeration's too
 
 
 class WeightedRound:

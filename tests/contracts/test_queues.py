@@ -7,6 +7,7 @@ brokers is declared in `Traits`, and nowhere else.
 from __future__ import annotations
 
 import asyncio
+import enum
 import math
 from typing import Any
 
@@ -444,6 +445,61 @@ def test_a_payload_that_is_not_json_is_refused_by_name(world: QueueWorld, payloa
         queue = await world.connect()
         with pytest.raises(InvalidTask, match=r"'odd'.*not JSON"):
             await queue.enqueue(QueuedTask("odd", "echo", payload))
+
+    world.play(body)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"task_id": 1}, "task 1: Expected `str`, got `int` - at `\\$.task_id`"),
+        ({"task_id": b"odd"}, "task b'odd'"),
+        ({"task_type": 7}, r"task_type"),
+        ({"priority": 1.5}, r"priority"),
+        ({"priority": True}, r"priority"),
+        ({"max_retries": 2.5}, r"max_retries"),
+        ({"redeliveries": "1"}, r"redeliveries"),
+        ({"idempotency_key": None}, r"idempotency_key"),
+        ({"deadline_s": "soon"}, r"deadline_s"),
+        ({"deadline_s": math.nan}, r"NaN and infinity"),
+        ({"trace_context": {"traceparent": 1}}, r"trace_context"),
+        ({"trace_context": None}, r"trace_context"),
+    ],
+)
+def test_a_field_of_a_wrong_type_is_refused_by_name_with_its_whole_batch(
+    world: QueueWorld, fields: dict[str, Any], named: str
+) -> None:
+    async def body() -> None:
+        queue = await world.connect()
+        odd = QueuedTask(**{"task_id": "odd", "task_type": "echo", "payload": {}} | fields)
+        with pytest.raises(InvalidTask, match=named):
+            await queue.enqueue_many([task("good"), odd])
+        with pytest.raises(InvalidTask, match=named):
+            await queue.enqueue(odd)
+        now = await queue.statistics()
+        assert (now.depth, now.dead) == (0, 0)
+
+    world.play(body)
+
+
+def test_what_is_a_text_or_a_number_by_its_kind_is_taken_as_one(world: QueueWorld) -> None:
+    class Urgency(enum.IntEnum):
+        HIGH = 2
+
+    class Kind(enum.StrEnum):
+        ECHO = "echo"
+
+    async def body() -> None:
+        queue = await world.connect()
+        await queue.enqueue(QueuedTask("t", Kind.ECHO, (1, 2), Urgency.HIGH, deadline_s=2**40))
+        got = await take(queue)
+        assert (got.task_type, got.priority, got.payload, got.deadline_s) == (
+            "echo",
+            2,
+            [1, 2],
+            2.0**40,
+        )
+        assert await queue.ack("t")
 
     world.play(body)
 

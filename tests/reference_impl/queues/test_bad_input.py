@@ -36,6 +36,7 @@ from tests.servers.valkey import shared_valkey_url, unique_prefix
         ({"task_id": "a", "task_type": ""}, "task_type is empty"),
         ({"task_id": "a", "task_type": "t", "priority": -1}, r"priority \(-1\)"),
         ({"task_id": "a", "task_type": "t", "max_retries": -2}, r"max_retries \(-2\)"),
+        ({"task_id": "a", "task_type": "t", "priority": "high"}, r"priority \('high'\).*whole"),
     ],
 )
 def test_a_task_that_is_none_is_refused_where_it_is_made(
