@@ -21,6 +21,7 @@ import msgspec
 from reference_impl.deployment import RetrySpec
 from reference_impl.errors import ServiceError
 from reference_impl.overload.jitter import Uniform, full_jitter_s, hashed_uniform
+from reference_impl.overload.outage import outlast
 from reference_impl.overload.retry_budget import RetryBudget
 from reference_impl.queues.effects import EffectStore, EffectsUnavailable, MemoryEffects
 from reference_impl.queues.errors import QueueError, QueueUnavailable
@@ -158,29 +159,21 @@ class TaskProcessor:
         """
         heartbeat = asyncio.create_task(self._keep_leases(), name="background:task-heartbeat")
         heartbeat.add_done_callback(lambda _: self._interrupt())
-        outages = 0
         try:
             while not self._draining and not heartbeat.done():
-                free = self._concurrency - len(self._running)
-                if free == 0:
-                    self._changed.clear()
-                    await self._changed.wait()
+                if len(self._running) >= self._concurrency:
+                    await self._change()
                     continue
-                try:
-                    tasks = await self._take(free)
-                    outages = 0
-                except QueueUnavailable as error:
-                    self._note_queue(there=False, why=str(error))
-                    u = self._uniform("queue outage", 0, outages)
-                    await asyncio.sleep(full_jitter_s(self._retry, min(outages, 10), u))
-                    outages += 1
-                    continue
+                tasks = await self._take()
+                if self._draining or heartbeat.done():
+                    for task in reversed(tasks):
+                        await self._told(self._queue.release(task.task_id))
+                    break
                 self._note_queue(there=True)
                 for task in tasks:
                     self._start(task)
             while self._running and not heartbeat.done():
-                self._changed.clear()
-                await self._changed.wait()
+                await self._change()
             if heartbeat.done():
                 await heartbeat
         finally:
@@ -199,8 +192,7 @@ class TaskProcessor:
         try:
             async with asyncio.timeout(limit_s):
                 while self._running:
-                    self._changed.clear()
-                    await self._changed.wait()
+                    await self._change()
         except TimeoutError:
             if limit_s > 0:  # else nobody expected them to
                 logger.warning(
@@ -235,10 +227,25 @@ class TaskProcessor:
         if self._taking is not None:
             self._taking.cancel()
 
-    async def _take(self, free: int) -> list[QueuedTask]:
-        """In a task of its own, which `_interrupt` can cancel: what it held then goes back when the queue is closed."""
+    async def _change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+    async def _take(self) -> list[QueuedTask]:
+        """What there is room for, at least one; none if `_interrupt` ended the wait, of which an outage is part.
+
+        In a task of its own, which can be cancelled: what that held then goes back when the queue is closed.
+        """
         self._taking = asyncio.create_task(
-            self._queue.dequeue_many(free, math.inf), name="background:task-dequeue"
+            outlast(
+                lambda: self._queue.dequeue_many(self._concurrency - len(self._running), math.inf),
+                QueueUnavailable,
+                purpose="queue outage",
+                retry=self._retry,
+                uniform=self._uniform,
+                on_away=lambda error: self._note_queue(there=False, why=str(error)),
+            ),
+            name="background:task-dequeue",
         )
         try:
             return await self._taking
@@ -353,18 +360,16 @@ class TaskProcessor:
             self._note_queue(there=False, why=str(error))
             return None
 
-    async def _insist(self, ask: Callable[[], Awaitable[Any]]) -> Any:
+    async def _insist(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Ask the effect store until it answers: the lease is renewed meanwhile, and a result in hand is worth keeping."""
-        attempt = 0
-        while True:
-            try:
-                return await ask()
-            except EffectsUnavailable as error:
-                if attempt == 0:
-                    logger.warning("the effect store is away: %s", error)
-                u = self._uniform("effects outage", 0, attempt)
-                await asyncio.sleep(full_jitter_s(self._retry, min(attempt, 10), u))
-                attempt += 1
+        return await outlast(
+            ask,
+            EffectsUnavailable,
+            purpose="effects outage",
+            retry=self._retry,
+            uniform=self._uniform,
+            on_away=lambda error: logger.warning("the effect store is away: %s", error),
+        )
 
     # -- books --------------------------------------------------------------------------------------------------------
 

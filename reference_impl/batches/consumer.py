@@ -19,7 +19,8 @@ from reference_impl.database.errors import DatabaseError, DatabaseUnavailable, s
 from reference_impl.deployment import QueueSpec
 from reference_impl.llm.port import MessagesPort
 from reference_impl.messages import Call
-from reference_impl.overload.jitter import Uniform, full_jitter_s
+from reference_impl.overload.jitter import Uniform
+from reference_impl.overload.outage import outlast
 from reference_impl.prices import PriceTable
 from reference_impl.queues.errors import QueueError
 from reference_impl.queues.port import MessageQueue
@@ -140,14 +141,11 @@ class BatchConsumer:
             log.exception("batches are not worked on: an error that nobody foresaw")
 
     async def _open(self) -> None:
-        attempt = 0
-        while True:
-            try:
-                await self._accounting.start({})
-                return
-            except DatabaseUnavailable as error:
-                if attempt == 0:
-                    log.warning("batches wait for the ledger: %s", summary(error))
-                u = self._uniform("ledger outage", 0, attempt)
-                await asyncio.sleep(full_jitter_s(self._spec.retry, min(attempt, 10), u))
-                attempt += 1
+        await outlast(
+            lambda: self._accounting.start({}),
+            DatabaseUnavailable,
+            purpose="ledger outage",
+            retry=self._spec.retry,
+            uniform=self._uniform,
+            on_away=lambda error: log.warning("batches wait for the ledger: %s", summary(error)),
+        )

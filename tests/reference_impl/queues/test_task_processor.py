@@ -398,6 +398,49 @@ def test_an_idle_processor_drains_at_once() -> None:
     play(body)
 
 
+@pytest.mark.parametrize("turns", range(8))
+def test_what_is_being_taken_when_a_drain_begins_is_handed_back(turns: int) -> None:
+    async def body() -> None:
+        queue = MemoryQueue()
+        started: list[str] = []
+
+        async def work(payload: Any) -> None:
+            started.append(payload["name"])
+            await asyncio.sleep(5)
+
+        processor = TaskProcessor(queue)
+        processor.register_handler("echo", work)
+        running = asyncio.create_task(processor.process_queue())
+        await asyncio.sleep(1)
+        await queue.enqueue_many([task("a"), task("b")])
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await processor.drain(0)
+        before = list(started)
+        await asyncio.sleep(0.05)
+        assert started == before, "nothing starts after a drain"
+        assert running.done()
+        assert processor.statistics().held == 0
+        assert {t.task_id for t in await queue.dequeue_many(10)} == {"a", "b"}
+
+    play(body)
+
+
+def test_a_drain_while_the_queue_is_away_does_not_wait_for_it() -> None:
+    async def body() -> None:
+        queue = OutageQueue()
+        queue.away_until_s = 1000
+        retry = RetrySpec(backoff_s=100, backoff_max_s=100)
+        processor = TaskProcessor(queue, retry=retry, uniform=lambda *_: 1.0)
+        running = asyncio.create_task(processor.process_queue())
+        await asyncio.sleep(1)
+        await processor.drain()
+        await running
+        assert asyncio.get_running_loop().time() == 1
+
+    play(body)
+
+
 class OutageQueue(MemoryQueue):
     """Away between two instants."""
 
