@@ -30,6 +30,7 @@ from reference_impl.queues.handling import (
     PermanentFailure,
     Registration,
     Turn,
+    refuse_plain_function,
     run_handler,
 )
 from reference_impl.queues.port import MessageQueue, QueuedTask
@@ -143,8 +144,10 @@ class TaskProcessor:
     ) -> None:
         """Run `await handler(payload)` for tasks of this type, or `handler(task)` with `whole_task`.
 
-        What it returns, as JSON, is the task's effect. Raises ValueError where the type has a handler already.
+        What it returns, as JSON, is the task's effect. Raises ValueError where the type has a handler already, TypeError where
+        this one is no coroutine function.
         """
+        refuse_plain_function(task_type, handler)
         if task_type in self._handlers:
             raise ValueError(f"tasks of type {task_type!r} have a handler already")
         limit_s = self._timeout_s if timeout_s is None else timeout_s

@@ -18,7 +18,13 @@ from reference_impl.queues.codec import COUNTS_BYTES
 from reference_impl.queues.counts import Counts
 from reference_impl.queues.errors import InvalidTask, QueueFull
 from reference_impl.queues.letters import LATE, as_new, kept_reason, reason_of_failure
-from reference_impl.queues.port import DeadLetter, Fate, QueuedTask, QueueStatistics
+from reference_impl.queues.port import (
+    DeadLetter,
+    Fate,
+    QueuedTask,
+    QueueStatistics,
+    bounded_delay_s,
+)
 
 __all__ = ["DELIVERY_LIMIT", "LEVELS", "QueueBook"]
 
@@ -155,7 +161,7 @@ class QueueBook:
         entry.retries += 1
         entry.redeliveries = 0
         holder.counts.retried += 1
-        if delay_s > 0:
+        if (delay_s := bounded_delay_s(delay_s)) > 0:
             heappush(self._delayed, (now + delay_s, next(self._serial), entry))
         else:
             self._ready.put(entry.level, entry)

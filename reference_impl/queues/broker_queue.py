@@ -22,7 +22,7 @@ from reference_impl.queues.counts import Counts
 from reference_impl.queues.errors import QueueClosed, QueueError
 from reference_impl.queues.inbox import Delivery, Inbox
 from reference_impl.queues.letters import LATE, kept_reason, reason_of_failure
-from reference_impl.queues.port import Fate, MessageQueue, QueuedTask
+from reference_impl.queues.port import Fate, MessageQueue, QueuedTask, bounded_delay_s
 from reference_impl.queues.starting import await_broker
 from reference_impl.queues.weighted_round import level_of
 
@@ -93,7 +93,7 @@ class BrokerQueue(MessageQueue, Generic[S, R]):
         if task.retry_count >= task.max_retries:
             return "dead" if await self._bury(copies, reason_of_failure(task, reason)) else "lost"
         again = _replace(task, retry_count=task.retry_count + 1, redeliveries=0)
-        if not await self._put_back(copies, again, delay_s):
+        if not await self._put_back(copies, again, bounded_delay_s(delay_s)):
             return "lost"
         self._counts.retried += 1
         return "retry"

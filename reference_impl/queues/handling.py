@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -11,7 +12,14 @@ import msgspec
 
 from reference_impl.queues.port import QueuedTask
 
-__all__ = ["Handler", "PermanentFailure", "Registration", "Turn", "run_handler"]
+__all__ = [
+    "Handler",
+    "PermanentFailure",
+    "Registration",
+    "Turn",
+    "refuse_plain_function",
+    "run_handler",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +31,16 @@ _CANCEL_GRACE_S = 5.0
 
 class PermanentFailure(Exception):
     """A handler raises this when no retry can help: the task goes to the dead letters with this reason."""
+
+
+def refuse_plain_function(task_type: str, handler: Handler) -> None:
+    """Raises TypeError: its work would be done, and its result then be no awaitable, again at every retry."""
+    call = getattr(handler, "__call__", None)  # noqa: B004 - of an object, its method
+    if not any(map(inspect.iscoroutinefunction, (inspect.unwrap(handler), call))):
+        raise TypeError(
+            f"the handler of {task_type!r} is {handler!r}, no coroutine function: define it with `async def`, and run "
+            "what blocks by asyncio.to_thread"
+        )
 
 
 class Registration(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ idempotency key (`effects.py`).
 call       what happens to the task                                                               counts as
 ========== ====================================================================================== =================
 `ack`      gone: its work is done                                                                 -
-`nack`     ready again after at least `delay_s`; beyond `max_retries` it is dead                  a retry
+`nack`     ready again after at least `delay_s` (24 d at most); beyond `max_retries` it is dead     a retry
 `release`  ready again at once: nothing was tried                                                 -
 `reject`   dead, with its reason                                                                  -
 `extend`   stays held for `lease_s` from now                                                      -
@@ -47,10 +47,26 @@ import msgspec
 
 from reference_impl.queues.errors import InvalidTask
 
-__all__ = ["DeadLetter", "Fate", "MessageQueue", "QueueStatistics", "QueuedTask"]
+__all__ = [
+    "LONGEST_DELAY_S",
+    "DeadLetter",
+    "Fate",
+    "MessageQueue",
+    "QueueStatistics",
+    "QueuedTask",
+    "bounded_delay_s",
+]
+
+# RabbitMQ's longest delay queue holds a message for a little more.
+LONGEST_DELAY_S = 24 * 86_400.0
 
 # What became of a task that was given back with `nack`.
 Fate = Literal["retry", "dead", "lost"]
+
+
+def bounded_delay_s(delay_s: float) -> float:
+    """The wait that `nack` is asked for, as every adapter can hold it; 0 for what is no number."""
+    return max(0.0, min(delay_s, LONGEST_DELAY_S))
 
 
 class QueuedTask(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -180,7 +196,10 @@ class MessageQueue(ABC):
 
     @abstractmethod
     async def nack(self, task_id: str, delay_s: float = 0.0, reason: str = "") -> Fate:
-        """The attempt failed for `reason`: retry after at least `delay_s`, or bury after the last retry."""
+        """The attempt failed for `reason`: retry after at least `delay_s`, or bury after the last retry.
+
+        A longer delay than `LONGEST_DELAY_S` becomes that one: a peer may ask for any (`retry-after`).
+        """
 
     @abstractmethod
     async def release(self, task_id: str) -> bool:

@@ -196,6 +196,21 @@ def test_a_retry_without_delay_comes_at_once_behind_its_class(world: QueueWorld)
     world.play(body)
 
 
+@pytest.mark.parametrize("delay_s", [3e6, 1e9, math.inf])
+def test_a_retry_waits_for_24_days_at_most(world: QueueWorld, delay_s: float) -> None:
+    async def body() -> None:
+        queue = await world.connect()
+        await queue.enqueue(task("t"))
+        await take(queue)
+        assert await queue.nack("t", delay_s) == "retry"
+        assert await queue.dequeue(0.05) is None
+        now = await queue.statistics()
+        assert now.delayed in {1, None}
+        assert (now.retried, now.dead) == (1, 0)
+
+    world.play(body)
+
+
 def test_a_task_is_dead_after_its_last_retry_and_keeps_its_reason(world: QueueWorld) -> None:
     async def body() -> None:
         queue = await world.connect()

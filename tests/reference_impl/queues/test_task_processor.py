@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -85,6 +86,28 @@ def test_a_type_has_one_handler() -> None:
         processor.register_handler("a", handle)
 
 
+class Called:
+    async def __call__(self, payload: Any) -> None: ...
+
+
+def test_only_what_gives_a_coroutine_is_a_handler() -> None:
+    processor = TaskProcessor(MemoryQueue())
+    calls: list[Any] = []
+
+    async def handle(payload: Any, more: int = 0) -> None: ...
+
+    @functools.wraps(handle)
+    def wrapped(payload: Any) -> Awaitable[None]:
+        return handle(payload)
+
+    plain: Any = calls.append
+    with pytest.raises(TypeError, match=r"handler of 'a' is .*append.* `async def`"):
+        processor.register_handler("a", plain)
+    for name, fitting in enumerate((handle, wrapped, functools.partial(handle, more=1), Called())):
+        processor.register_handler(str(name), fitting)
+    assert not calls
+
+
 def test_an_unknown_type_is_dead_lettered_with_the_types_that_are_known() -> None:
     async def body() -> None:
         queue = MemoryQueue()
@@ -146,6 +169,29 @@ def test_a_retry_waits_as_long_as_the_peer_asked() -> None:
         async with processing(processor):
             await until(lambda: processor.statistics().done == 1)
         assert started_s[1] - started_s[0] == 30
+
+    play(body)
+
+
+def test_a_retry_waits_no_longer_than_a_queue_can_hold_it() -> None:
+    async def body() -> None:
+        queue = MemoryQueue()
+        loop = asyncio.get_running_loop()
+        started_s: list[float] = []
+
+        async def limited(payload: Any) -> None:
+            started_s.append(loop.time())
+            if len(started_s) == 1:
+                raise RateLimited("come back in thirty years", retry_after_s=9.9e8)
+
+        processor = TaskProcessor(queue, retry=RETRY)
+        processor.register_handler("echo", limited)
+        await queue.enqueue(task("t"))
+        async with processing(processor):
+            await asyncio.sleep(24 * 86_400 - 1)
+            assert len(started_s) == 1
+            await until(lambda: processor.statistics().done == 1)
+        assert started_s[1] - started_s[0] == pytest.approx(24 * 86_400)
 
     play(body)
 
