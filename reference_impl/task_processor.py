@@ -49,7 +49,7 @@ _HEARTBEATS_PER_LEASE = 3
 
 
 class TaskRun(msgspec.Struct, frozen=True):
-    """One run of one task, for records. `runs` counts those of its idempotency key: beyond 1 it is waste."""
+    """One run of one task, for records. `runs` counts those of its idempotency key so far, this one and retries among them."""
 
     task_id: str
     task_type: str
@@ -311,7 +311,8 @@ class TaskProcessor:
                 begun = await self._insist(lambda: self._effects.begin(task.key))
                 runs = begun.runs
                 if begun.effect is None:
-                    self._wasted += runs - task.retry_count > 1
+                    # More runs than attempts: one was cut off, and is made again.
+                    self._wasted += runs > task.earlier_attempts + task.retry_count + 1
                     self._budget.deposit(loop.time())
                     effect = await run_handler(registration, task)
                     first = await self._insist(lambda: self._effects.finish(task.key, effect))

@@ -49,7 +49,7 @@ class QueueBook:
     Args:
         levels: classes of priority.
         lease_s: how long a task is held without being extended.
-        capacity: tasks that may wait or be held, beyond which `add` raises QueueFull; None: no bound.
+        capacity: tasks of all classes that may wait or be held, beyond which `add` raises QueueFull; None: no bound.
         delivery_limit: redeliveries of a task, beyond which it is dead.
         max_bytes: of a task.
     """

@@ -74,6 +74,7 @@ def _has_plain_types(task: QueuedTask) -> bool:
         idempotency_key,
         trace_context,
         redeliveries,
+        earlier_attempts,
     ) = _fields(task)
     return (
         type(task_id) is str
@@ -87,6 +88,7 @@ def _has_plain_types(task: QueuedTask) -> bool:
         and type(trace_context) is dict
         and (not trace_context or all(type(text) is str for text in trace_context.values()))
         and type(redeliveries) is int
+        and type(earlier_attempts) is int
     )
 
 

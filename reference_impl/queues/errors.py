@@ -27,7 +27,10 @@ class TaskTooLarge(InvalidTask):
 
 
 class QueueFull(QueueError):
-    """The queue holds as many tasks as it may; nothing was taken. Try again later: this is back-pressure."""
+    """The queue holds as many tasks as it may. Try again later: this is back-pressure.
+
+    Of a batch, brokers may have taken some: enqueue all of it again under the same idempotency keys.
+    """
 
 
 class QueueUnavailable(QueueError):

@@ -38,7 +38,16 @@ def read_letter(data: bytes, reason: str, died_s: float) -> DeadLetter:
 
 
 def as_new(task: QueuedTask, now: float) -> QueuedTask:
-    """A dead task as it is replayed: with its counts at zero, enqueued now, and its deadline, which may have killed it, gone."""
+    """A dead task as it is replayed: with its counts at zero, enqueued now, and its deadline, which may have killed it, gone.
+
+    The attempts that it had are kept, so that those that follow are not taken for repetitions; the last one is counted though it
+    may not have begun.
+    """
     return msgspec.structs.replace(
-        task, retry_count=0, redeliveries=0, enqueued_s=now, deadline_s=None
+        task,
+        retry_count=0,
+        redeliveries=0,
+        enqueued_s=now,
+        deadline_s=None,
+        earlier_attempts=task.earlier_attempts + task.retry_count + 1,
     )

@@ -5,6 +5,11 @@ ready, delayed, held by a consumer, or among the dead letters. If `enqueue` rais
 have been accepted; it is enqueued again, and may then run twice. Nobody gives exactly-once *effects*; those come from the
 idempotency key (`effects.py`).
 
+**Full.** A bound is soft: it turns producers away (`QueueFull`), what is given back is not lost by it, and producers that come at
+once may pass it by what is under way. Of a batch that a broker turns away some tasks may be accepted, and which is not told: all
+are enqueued again later, under the same idempotency keys. What is bounded differs: tasks of all classes that wait or are held, in
+memory; those that wait in one class, on RabbitMQ (`capacity`); the server's memory, on Redis.
+
 **Held under a lease.** `dequeue` hands a task to one consumer for `lease_s`. The consumer then does one of these:
 
 ========== ====================================================================================== =================
@@ -84,6 +89,7 @@ class QueuedTask(msgspec.Struct, frozen=True, omit_defaults=True):
         idempotency_key: equal for tasks that must take effect once; "": the task's id.
         trace_context: headers of distributed tracing (W3C `traceparent`), carried along.
         redeliveries: leases of this attempt that were lost so far, where the broker counts them; filled in by the queue.
+        earlier_attempts: those before it was replayed from the dead letters; filled in by the replay.
     """
 
     task_id: str
@@ -97,6 +103,7 @@ class QueuedTask(msgspec.Struct, frozen=True, omit_defaults=True):
     idempotency_key: str = ""
     trace_context: Mapping[str, str] = {}
     redeliveries: int = 0
+    earlier_attempts: int = 0
 
     def __post_init__(self) -> None:
         try:
@@ -182,7 +189,7 @@ class MessageQueue(ABC):
 
         Raises:
             InvalidTask: one of them is none, or is too large; nothing was accepted.
-            QueueFull: there is no room for all; nothing was accepted.
+            QueueFull: there is no room for all; some may have been accepted (in memory none).
             QueueUnavailable: any of them may or may not have been accepted.
         """
 

@@ -152,6 +152,37 @@ def test_failures_are_retried_with_growing_jittered_waits_and_then_dead() -> Non
     play(body)
 
 
+def test_a_replayed_dead_letter_is_no_waste_and_what_is_cut_off_after_it_is() -> None:
+    async def body() -> None:
+        queue = MemoryQueue(lease_s=30)
+        runs: list[TaskRun] = []
+
+        async def fail_at_first(payload: Any) -> None:
+            if len(runs) < 3:
+                raise ValueError("not yet")
+            await asyncio.sleep(100)
+
+        effects = MemoryEffects()
+        processor = TaskProcessor(queue, retry=RETRY, effects=effects, on_done=runs.append)
+        processor.register_handler("echo", fail_at_first)
+        await queue.enqueue(task("t", max_retries=1))
+        async with processing(processor):
+            await until(lambda: processor.statistics().dead == 1)
+            assert await queue.replay_dead_letters() == 1
+            await until(lambda: processor.statistics().retry == 2)
+            assert [run.runs for run in runs] == [1, 2, 3]
+            assert processor.statistics().wasted_runs == 0
+            await until(lambda: processor.statistics().held == 1)
+        assert [run.outcome for run in runs] == ["retry", "dead", "retry", "handed_back"]
+        again = TaskProcessor(queue, effects=effects)
+        again.register_handler("echo", fail_at_first)
+        async with processing(again):
+            await until(lambda: again.statistics().done == 1)
+        assert again.statistics().wasted_runs == 1
+
+    play(body)
+
+
 def test_a_retry_waits_as_long_as_the_peer_asked() -> None:
     async def body() -> None:
         queue = MemoryQueue()
