@@ -80,7 +80,7 @@ class Broker:
         self._busy_s = 0.0
         self._messages = 0
         self._outage: Outage | None = None
-        self._back = asyncio.Event()
+        self._turned = asyncio.Event()  # whenever the outage begins, becomes another, or ends
         self._consumers: dict[int, None] = {}
         self._observer = self.book.new_consumer()
 
@@ -90,17 +90,20 @@ class Broker:
 
     def fail(self, outage: Outage = "refusing") -> None:
         """Go away now. What is accepted stays: its log is on disk. A broker that is gone has lost its connections."""
-        self._outage = outage
-        self._back.clear()
+        self._turn(outage)
         if outage == "refusing":
             for consumer in list(self._consumers):
                 self.disconnect(consumer, lost=True)
 
     def recover(self) -> None:
         """Answer again; what was left hanging is answered now."""
-        self._outage = None
-        self._back.set()
+        self._turn(None)
         self.changed.set()
+
+    def _turn(self, outage: Outage | None) -> None:
+        self._outage = outage
+        self._turned.set()
+        self._turned = asyncio.Event()
 
     def connect(self) -> int:
         """A consumer's number in the book."""
@@ -131,10 +134,11 @@ class Broker:
             await self.answering()
 
     async def answering(self) -> None:
+        """Wait while it hangs; raises QueueUnavailable as soon as it refuses."""
         while self._outage is not None:
             if self._outage == "refusing":
                 raise QueueUnavailable("connection refused by the virtual broker")
-            await self._back.wait()
+            await self._turned.wait()
 
     def statistics(self) -> QueueStatistics:
         """The queue as the broker sees it; the counts of connections are theirs."""
@@ -189,6 +193,8 @@ class VirtualQueue(MessageQueue):
         if self._given_up is not None:
             self._given_up.cancel()
             self._given_up = None
+        if self._closed:
+            self._give_up(self._consumer)  # the end of the connection arrives at last
 
     def reset(self) -> None:
         """The connection breaks, and both ends are told."""
@@ -283,9 +289,14 @@ class VirtualQueue(MessageQueue):
         return await self._ask(lambda book, consumer, now: book.statistics(consumer, now))
 
     async def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self.mend()
+        if self._closed:
+            return
+        self._closed = True
+        if self._mended is not None:
+            self._mended.set()  # who waits for a message is told
+        if (
+            "up" not in self._cut_ways
+        ):  # else the goodbye does not arrive, and the heartbeats that are missing tell
             self._broker.disconnect(self._consumer, lost=False)
 
     # -- inside -------------------------------------------------------------------------------------------------------
@@ -315,18 +326,26 @@ class VirtualQueue(MessageQueue):
             ) from error
 
     async def _connected(self) -> int:
-        """The number of the present connection; makes another where the last one broke."""
-        if not self._broker.is_connected(self._consumer):
-            await self._broker.answering()
-            self._consumer = self._broker.connect()
+        """The number of the present connection; makes another where the last one broke, which takes a word each way."""
+        broker = self._broker
+        if not broker.is_connected(self._consumer):
+            await self._travel("up")
+            await broker.answering()
+            await self._travel("down")
+            if not broker.is_connected(self._consumer):  # nor has another call made one meanwhile
+                self._consumer = broker.connect()
         return self._consumer
 
     async def _cross(self, consumer: int, way: Way) -> None:
         """One message's way, over the connection on which it was sent."""
-        await asyncio.sleep(self._latency_s())
-        while self._mended is not None and way in self._cut_ways:
-            await self._mended.wait()
+        await self._travel(way)
         self._check(consumer)
+
+    async def _travel(self, way: Way) -> None:
+        await asyncio.sleep(self._latency_s())
+        while self._mended is not None and way in self._cut_ways and not self._closed:
+            await self._mended.wait()
+        self._now()
 
     def _check(self, consumer: int) -> None:
         self._now()
