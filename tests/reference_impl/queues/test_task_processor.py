@@ -103,8 +103,9 @@ def test_only_what_gives_a_coroutine_is_a_handler() -> None:
     plain: Any = calls.append
     with pytest.raises(TypeError, match=r"handler of 'a' is .*append.* `async def`"):
         processor.register_handler("a", plain)
-    for name, fitting in enumerate((handle, wrapped, functools.partial(handle, more=1), Called())):
-        processor.register_handler(str(name), fitting)
+    fitting: list[Any] = [handle, wrapped, functools.partial(handle, more=1), Called()]
+    for name, handler in enumerate(fitting):
+        processor.register_handler(str(name), handler)
     assert not calls
 
 
