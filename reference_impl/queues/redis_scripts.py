@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["ACK", "ENQUEUE", "EXTEND", "GIVE_BACK", "MOVE_DUE", "REPLAY"]
+__all__ = ["ACK", "ENQUEUE", "EXTEND", "GIVE_BACK", "MOVE_DUE", "REPLAY", "TAKE_OVER"]
 
 # KEYS streams by level. ARGV level, task, level, task, ...
 ENQUEUE: Final = """
@@ -62,6 +62,20 @@ for i = 4, #ARGV do
   end
 end
 return answers
+"""
+
+# KEYS stream. ARGV group, consumer, milliseconds of silence, most. Returns for each its id, fields and earlier deliveries.
+# XAUTOCLAIM would look at ten times `most` entries from the oldest on: behind as many live ones it finds nothing.
+TAKE_OVER: Final = """
+local rows = {}
+for _, idle in ipairs(
+  redis.call('XPENDING', KEYS[1], ARGV[1], 'IDLE', ARGV[3], '-', '+', ARGV[4])
+) do
+  local entry = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, idle[1])[1]
+  if entry then rows[#rows + 1] = {idle[1], entry[2], idle[4]}
+  else redis.call('XACK', KEYS[1], ARGV[1], idle[1]) end
+end
+return rows
 """
 
 # KEYS delayed, streams by level. ARGV most. Returns milliseconds until the next is due, -1 if there is none.

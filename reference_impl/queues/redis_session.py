@@ -63,6 +63,7 @@ class RedisSession:
         self._ack = client.register_script(redis_scripts.ACK)
         self._give_back = client.register_script(redis_scripts.GIVE_BACK)
         self._extend = client.register_script(redis_scripts.EXTEND)
+        self._take_over = client.register_script(redis_scripts.TAKE_OVER)
         self._move_due = client.register_script(redis_scripts.MOVE_DUE)
         self._replay = client.register_script(redis_scripts.REPLAY)
 
@@ -117,20 +118,12 @@ class RedisSession:
 
     async def take_over(self, level: int, idle_s: float, most: int) -> list[Row]:
         """Hold up to `most` of a class that somebody has held, without a sign of life, for `idle_s`."""
-        stream, idle_ms = self._streams[level], math.ceil(idle_s * 1000)
-        _, entries, *_ = await self._client.xautoclaim(
-            stream, _GROUP, self._consumer, idle_ms, "0-0", count=most
+        rows = await self._take_over(
+            [self._streams[level]], [_GROUP, self._consumer, math.ceil(idle_s * 1000), most]
         )
-        if not entries:
-            return []
-        first, last = entries[0][0], entries[-1][0]
-        pending = await self._client.xpending_range(
-            stream, _GROUP, first, last, 10 * _MAX_BATCH, self._consumer
-        )
-        deliveries = {row["message_id"]: row["times_delivered"] for row in pending}
         return [
-            Row(level, entry_id, fields, deliveries.get(entry_id, 2) - 1)
-            for entry_id, fields in entries
+            Row(level, entry_id, dict(zip(fields[::2], fields[1::2], strict=True)), deliveries)
+            for entry_id, fields, deliveries in rows
         ]
 
     async def acknowledge(self, deliveries: Iterable[Delivery[bytes]]) -> set[bytes]:

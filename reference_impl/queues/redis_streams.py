@@ -2,7 +2,7 @@
 
 One stream a class of priority, one consumer group; every connection is a consumer of its own. A read asks every class for as
 many tasks as are wanted, so an urgent one is seen by the very next read, and what was read too much waits in the inbox.
-Leases are the idle times of pending entries: `XAUTOCLAIM` takes over what has been idle for `lease_s`. Retries wait in a
+Leases are the idle times of pending entries: what has been idle for `lease_s` is taken over (`XCLAIM`). Retries wait in a
 sorted set, from which any connection moves them when they are due, by the server's clock.
 
 Redis keeps what it accepted only as well as its append-only file does: with `appendonly yes` and `appendfsync always` a

@@ -376,6 +376,38 @@ def test_what_a_dead_consumer_held_is_ready_again(world: QueueWorld) -> None:
     world.play(body)
 
 
+def test_an_orphan_behind_many_that_are_held_is_taken_over_by_one_who_asks_for_one(
+    world: QueueWorld,
+) -> None:
+    if world.traits.one_consumer:
+        pytest.skip("one consumer a group: nobody else can hold the others")
+
+    async def body() -> None:
+        lease_s = world.traits.short_lease_s
+        holder, mortal, heir = [await world.connect(lease_s=lease_s) for _ in range(3)]
+        names = [f"held-{n}" for n in range(25)]
+        await holder.enqueue_many([task(name) for name in names])
+        await take_all(holder, 25)
+
+        async def hold() -> None:
+            while True:
+                for name in names:
+                    assert await holder.extend(name)
+                await asyncio.sleep(lease_s / 4)
+
+        holding = asyncio.create_task(hold())
+        await holder.enqueue(task("orphan"))
+        assert (await take(mortal)).task_id == "orphan"
+        await world.crash(mortal)
+        assert (await take(heir)).task_id == "orphan"
+        assert await heir.ack("orphan")
+        holding.cancel()
+        await asyncio.gather(holding, return_exceptions=True)
+        assert await holder.ack_many(names) == [True] * 25
+
+    world.play(body)
+
+
 def test_a_task_whose_lease_was_lost_belongs_to_its_new_holder(world: QueueWorld) -> None:
     if world.traits.one_consumer:
         pytest.skip("one consumer a group: nobody else can take it over")
