@@ -185,9 +185,20 @@ class BrokerQueue(MessageQueue, Generic[S, R]):
             async with self._opening:
                 if self._session is None or not self._is_open(self._session):
                     limit_s = self._timeout_s if self._was_there else self._start_limit_s
-                    self._session = await await_broker(self._open, self._where, limit_s)
+                    self._session = await await_broker(
+                        self._open_unless_closed, self._where, limit_s
+                    )
                     self._was_there = True
         return self._session
+
+    async def _open_unless_closed(self) -> S:
+        """`close` ends what it finds: a session that opens beside it, or after it, would outlive the queue."""
+        self._check_open()
+        session = await self._open()
+        if self._closed:
+            await self._abandon(session)
+            self._check_open()
+        return session
 
     @asynccontextmanager
     async def _exchange(self, messages: int = 1) -> AsyncIterator[S]:
@@ -210,6 +221,10 @@ class BrokerQueue(MessageQueue, Generic[S, R]):
     @abstractmethod
     async def _open(self) -> S:
         """A session whose queue exists on the broker. Raises a QueueError: QueueUnavailable is waited out."""
+
+    @abstractmethod
+    async def _abandon(self, session: S) -> None:
+        """End what `_open` gave, and all that it started: the queue was closed meanwhile."""
 
     def _is_open(self, _session: S) -> bool:
         """Whether the session can still be used."""

@@ -263,6 +263,9 @@ class KafkaQueue(BrokerQueue[Any, Place]):
             raise
         return producer
 
+    async def _abandon(self, producer: Any) -> None:
+        await producer.stop()
+
     def _is_ours(self, delivery: Delivery[Place]) -> bool:
         return self._offsets.is_ours(delivery.receipt)
 

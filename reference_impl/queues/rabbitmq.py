@@ -301,6 +301,11 @@ class RabbitMQQueue(BrokerQueue[RabbitMQSession, Receipt]):
             self._keeper = asyncio.create_task(self._keep(), name="background:rabbitmq-keeper")
         return session
 
+    async def _abandon(self, session: RabbitMQSession) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+        await session.close()
+
     def _is_open(self, session: RabbitMQSession) -> bool:
         return session.is_open
 

@@ -298,6 +298,11 @@ class RedisStreamsQueue(BrokerQueue[RedisSession, bytes]):
         ]
         return self._commands
 
+    async def _abandon(self, _session: RedisSession) -> None:
+        for task in self._background:
+            task.cancel()
+        await close_client(self._client)
+
     async def _on_trouble(self, error: BaseException) -> None:
         """A server that lost its data has lost the groups as well."""
         if is_without_group(error):
