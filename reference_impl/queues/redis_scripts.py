@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["ACK", "ENQUEUE", "EXTEND", "GIVE_BACK", "MOVE_DUE", "REPLAY", "TAKE_OVER"]
+__all__ = ["ACK", "ENQUEUE", "EXTEND", "GIVE_BACK", "MOVE_DUE", "REPLAY", "RETURN", "TAKE_OVER"]
 
 # KEYS streams by level. ARGV level, task, level, task, ...
 ENQUEUE: Final = """
@@ -46,6 +46,20 @@ elseif ARGV[4] == 'delayed' then
   redis.call('ZADD', KEYS[2], due, id .. ':' .. ARGV[6] .. ':' .. ARGV[5])
 elseif ARGV[4] == 'dead' then
   redis.call('XADD', KEYS[3], '*', 't', ARGV[5], 'reason', ARGV[6], 'died', ARGV[7])
+end
+return 1
+"""
+
+# KEYS stream. ARGV group, consumer, id, id, ... Has what is held of them wait as it is, behind the others and in their order.
+RETURN: Final = """
+for i = 3, #ARGV do
+  local id = ARGV[i]
+  if #redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1, ARGV[2]) == 1 then
+    local entry = redis.call('XRANGE', KEYS[1], id, id)[1]
+    redis.call('XACK', KEYS[1], ARGV[1], id)
+    redis.call('XDEL', KEYS[1], id)
+    if entry then redis.call('XADD', KEYS[1], '*', unpack(entry[2])) end
+  end
 end
 return 1
 """

@@ -63,6 +63,7 @@ class RedisSession:
         self._ack = client.register_script(redis_scripts.ACK)
         self._give_back = client.register_script(redis_scripts.GIVE_BACK)
         self._extend = client.register_script(redis_scripts.EXTEND)
+        self._return = client.register_script(redis_scripts.RETURN)
         self._take_over = client.register_script(redis_scripts.TAKE_OVER)
         self._move_due = client.register_script(redis_scripts.MOVE_DUE)
         self._replay = client.register_script(redis_scripts.REPLAY)
@@ -139,11 +140,8 @@ class RedisSession:
         self, script: Any, deliveries: Iterable[Delivery[bytes]], *arguments: int
     ) -> set[bytes]:
         """Run a script on each class's entries; the receipts for which it answered yes."""
-        by_level: dict[int, list[bytes]] = {}
-        for delivery in deliveries:
-            by_level.setdefault(delivery.level, []).append(delivery.receipt)
         held: set[bytes] = set()
-        for level, ids in by_level.items():
+        for level, ids in _by_level(deliveries).items():
             answers = await script(
                 [self._streams[level]], [_GROUP, self._consumer, *arguments, *ids]
             )
@@ -157,6 +155,20 @@ class RedisSession:
                 level, entry_id, "delayed", data, level, math.ceil(delay_s * 1000)
             )
         return await self._end(level, entry_id, "ready", data)
+
+    async def hand_back(self, deliveries: Iterable[Delivery[bytes]]) -> None:
+        """Have them wait again, as far as they are still held here; nothing is counted."""
+        for level, ids in _by_level(deliveries).items():
+            await self._return([self._streams[level]], [_GROUP, self._consumer, *ids])
+
+    async def hand_back_all(self) -> None:
+        """The same for whatever the server says is held here: also what an answer told of that nobody read."""
+        for stream in self._streams:
+            while pending := await self._client.xpending_range(
+                stream, _GROUP, "-", "+", _MAX_BATCH, self._consumer
+            ):
+                ids = [row["message_id"] for row in pending]
+                await self._return([stream], [_GROUP, self._consumer, *ids])
 
     async def bury(
         self, level: int, entry_id: bytes, data: bytes, reason: str, died_s: float
@@ -215,6 +227,14 @@ class RedisSession:
                 pipeline.xrange(stream, min=f"({last}", count=1)
             heads = [fields.get(b"t", b"") for row in await pipeline.execute() for _, fields in row]
         return tuple(ready), delayed, sum(held), dead, heads
+
+
+def _by_level(deliveries: Iterable[Delivery[bytes]]) -> dict[int, list[bytes]]:
+    """Their receipts."""
+    by_level: dict[int, list[bytes]] = {}
+    for delivery in deliveries:
+        by_level.setdefault(delivery.level, []).append(delivery.receipt)
+    return by_level
 
 
 def _letter(fields: Mapping[bytes, bytes]) -> DeadLetter:

@@ -96,6 +96,7 @@ class RedisStreamsQueue(BrokerQueue[RedisSession, bytes]):
             clock=clock,
         )
         self._background: list[asyncio.Task[None]] = []
+        self._looks: set[asyncio.Task[QueueError | None]] = set()
         self._reading: asyncio.Task[None] | None = None
         # For how many tasks the last `dequeue` asked, and how many calls wait.
         self._wanted = 0
@@ -104,15 +105,12 @@ class RedisStreamsQueue(BrokerQueue[RedisSession, bytes]):
     # -- the port -----------------------------------------------------------------------------------------------------
 
     async def dequeue_many(self, max_tasks: int, wait_s: float = 0.0) -> list[QueuedTask]:
-        loop = asyncio.get_running_loop()
-        until_s = loop.time() + wait_s
+        until_s = asyncio.get_running_loop().time() + wait_s
         self._wanted = max_tasks
-        async with self._exchange():
-            await self._receiver.read(max_tasks)
-            if loop.time() >= self._receiver.looked_s + self.lease_s / LOOKS_PER_LEASE:
-                await self._receiver.take_over(max_tasks)
+        await self._connected()
         self._waiting += 1
         try:
+            await self._look(max_tasks)
             return await self._await_tasks(max_tasks, until_s)
         finally:
             self._waiting -= 1
@@ -176,15 +174,14 @@ class RedisStreamsQueue(BrokerQueue[RedisSession, bytes]):
             return
         self._closed = True
         self._inbox.arrived.set()
-        running = [*self._background, *([self._reading] if self._reading else [])]
+        running = [*self._background, *self._looks, *([self._reading] if self._reading else [])]
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
         if self._session is not None:
-            held = [copy for copies in self._inbox.all_held() for copy in copies]
             try:
                 async with self._translating():
-                    await self._hand_back(self._session, [*held, *self._inbox.waiting()])
+                    await self._session.hand_back_all()
             except QueueError as error:
                 logger.warning("what was held comes again when its lease ends: %s", error)
         self._inbox.clear()
@@ -228,18 +225,36 @@ class RedisStreamsQueue(BrokerQueue[RedisSession, bytes]):
         self._inbox.forget(copies)
         return replaced
 
-    async def _hand_back(
-        self, session: RedisSession, deliveries: Sequence[Delivery[bytes]]
-    ) -> None:
-        for delivery in deliveries:
-            await session.put_back(
-                delivery.level, delivery.receipt, self._encoded(delivery.task), 0.0
-            )
+    # -- receiving: apart from who asks, since what a cancelled read had taken would be held by nobody -----------------
 
-    # -- receiving ----------------------------------------------------------------------------------------------------
+    async def _look(self, max_tasks: int) -> None:
+        """Fetch what is there."""
+        look = asyncio.create_task(self._look_to_its_end(max_tasks), name="background:redis-look")
+        self._looks.add(look)
+        look.add_done_callback(self._looks.discard)
+        try:
+            error = await asyncio.shield(look)
+        except asyncio.CancelledError:
+            if look.cancelled():  # by `close`
+                self._check_open()
+            raise
+        if error is not None:
+            raise error
+
+    async def _look_to_its_end(self, max_tasks: int) -> QueueError | None:
+        """What went wrong is returned: nobody may be there any more to whom it could be raised."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with self._exchange():
+                await self._receiver.read(max_tasks)
+                if loop.time() >= self._receiver.looked_s + self.lease_s / LOOKS_PER_LEASE:
+                    await self._receiver.take_over(max_tasks)
+        except QueueError as error:
+            return error
+        return None
 
     def _before_waiting(self, max_tasks: int, remaining_s: float) -> None:
-        """A read that waits, apart from who waits for it: what a cancelled read had taken would be held by nobody."""
+        """A read that waits."""
         if self._reading is None:
             block_s = min(remaining_s, _MAX_BLOCK_S, self._timeout_s / 2)
             self._reading = asyncio.create_task(
@@ -272,7 +287,7 @@ class RedisStreamsQueue(BrokerQueue[RedisSession, bytes]):
                     if wanted or self._wanted:
                         await session.renew(self._inbox.waiting())
                     else:
-                        await self._hand_back(session, self._inbox.withdraw_all())
+                        await session.hand_back(self._inbox.withdraw_all())
             except QueueError as error:
                 self._note_trouble(error)
 
