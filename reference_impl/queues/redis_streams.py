@@ -20,7 +20,7 @@ from reference_impl.live.wall_clock import wall_clock_s
 from reference_impl.queues.book import DELIVERY_LIMIT, LEVELS
 from reference_impl.queues.broker_queue import LOOKS_PER_LEASE, BrokerQueue
 from reference_impl.queues.codec import MAX_TASK_BYTES
-from reference_impl.queues.errors import QueueError
+from reference_impl.queues.errors import QueueError, QueueUnavailable
 from reference_impl.queues.inbox import Delivery
 from reference_impl.queues.letters import as_new, read_letter
 from reference_impl.queues.port import DeadLetter, QueuedTask, QueueStatistics
@@ -33,6 +33,7 @@ from reference_impl.queues.redis_client import (
 )
 from reference_impl.queues.redis_receiver import RedisReceiver
 from reference_impl.queues.redis_session import RedisSession
+from reference_impl.queues.redis_troubles import Troubles
 from reference_impl.queues.starting import without_password
 
 __all__ = ["RedisStreamsQueue"]
@@ -96,8 +97,11 @@ class RedisStreamsQueue(BrokerQueue[RedisSession, bytes]):
             clock=clock,
         )
         self._background: list[asyncio.Task[None]] = []
-        self._looks: set[asyncio.Task[QueueError | None]] = set()
+        self._looks: set[asyncio.Task[Exception | None]] = set()
         self._reading: asyncio.Task[None] | None = None
+        # Why nothing comes, for those who wait: what trying again does not help.
+        self._hopeless: Exception | None = None
+        self._troubles = Troubles(self._where)
         # For how many tasks the last `dequeue` asked, and how many calls wait.
         self._wanted = 0
         self._waiting = 0
@@ -107,6 +111,7 @@ class RedisStreamsQueue(BrokerQueue[RedisSession, bytes]):
     async def dequeue_many(self, max_tasks: int, wait_s: float = 0.0) -> list[QueuedTask]:
         until_s = asyncio.get_running_loop().time() + wait_s
         self._wanted = max_tasks
+        self._hopeless = None
         await self._connected()
         self._waiting += 1
         try:
@@ -229,7 +234,7 @@ class RedisStreamsQueue(BrokerQueue[RedisSession, bytes]):
 
     async def _look(self, max_tasks: int) -> None:
         """Fetch what is there."""
-        look = asyncio.create_task(self._look_to_its_end(max_tasks), name="background:redis-look")
+        look = asyncio.create_task(self._fetch(max_tasks), name="background:redis-look")
         self._looks.add(look)
         look.add_done_callback(self._looks.discard)
         try:
@@ -241,36 +246,41 @@ class RedisStreamsQueue(BrokerQueue[RedisSession, bytes]):
         if error is not None:
             raise error
 
-    async def _look_to_its_end(self, max_tasks: int) -> QueueError | None:
+    def _before_waiting(self, max_tasks: int, remaining_s: float) -> None:
+        """A fetch that waits."""
+        if self._hopeless is not None:
+            raise self._hopeless
+        if self._reading is None:
+            block_s = min(remaining_s, _MAX_BLOCK_S, self._timeout_s / 2)
+            self._reading = asyncio.create_task(
+                self._fetch_when_there_is(max_tasks, block_s), name="background:redis-read"
+            )
+
+    async def _fetch_when_there_is(self, max_tasks: int, block_s: float) -> None:
+        try:
+            error = await self._fetch(max_tasks, block_s)
+            if isinstance(error, QueueUnavailable):
+                await asyncio.sleep(_PAUSE_S)
+            else:
+                self._hopeless = error
+        finally:
+            self._reading = None
+            self._inbox.arrived.set()
+
+    async def _fetch(self, max_tasks: int, block_s: float | None = None) -> Exception | None:
         """What went wrong is returned: nobody may be there any more to whom it could be raised."""
         loop = asyncio.get_running_loop()
         try:
             async with self._exchange():
-                await self._receiver.read(max_tasks)
-                if loop.time() >= self._receiver.looked_s + self.lease_s / LOOKS_PER_LEASE:
-                    await self._receiver.take_over(max_tasks)
-        except QueueError as error:
-            return error
-        return None
-
-    def _before_waiting(self, max_tasks: int, remaining_s: float) -> None:
-        """A read that waits."""
-        if self._reading is None:
-            block_s = min(remaining_s, _MAX_BLOCK_S, self._timeout_s / 2)
-            self._reading = asyncio.create_task(
-                self._read_when_there_is(max_tasks, block_s), name="background:redis-read"
-            )
-
-    async def _read_when_there_is(self, max_tasks: int, block_s: float) -> None:
-        try:
-            async with self._exchange():
                 await self._receiver.read(max_tasks, block_s)
-        except QueueError as error:
-            self._note_trouble(error)
-            await asyncio.sleep(_PAUSE_S)
-        finally:
-            self._reading = None
-            self._inbox.arrived.set()
+                looked_s = self._receiver.looked_s
+                if block_s is None and loop.time() >= looked_s + self.lease_s / LOOKS_PER_LEASE:
+                    await self._receiver.take_over(max_tasks)
+        except Exception as error:  # noqa: BLE001 - told to those who wait, and logged
+            self._troubles.failed("reads", error)
+            return error
+        self._troubles.well("reads")
+        return None
 
     # -- leases and retries -------------------------------------------------------------------------------------------
 
@@ -279,7 +289,7 @@ class RedisStreamsQueue(BrokerQueue[RedisSession, bytes]):
         while True:
             wanted, self._wanted = self._wanted, 0
             await asyncio.sleep(self.lease_s / LOOKS_PER_LEASE)
-            try:
+            with self._troubles.noting("leases"):
                 async with self._exchange() as session:
                     if self._waiting:
                         self._wanted = self._wanted or wanted
@@ -288,18 +298,14 @@ class RedisStreamsQueue(BrokerQueue[RedisSession, bytes]):
                         await session.renew(self._inbox.waiting())
                     else:
                         await session.hand_back(self._inbox.withdraw_all())
-            except QueueError as error:
-                self._note_trouble(error)
 
     async def _move_retries(self) -> None:
         """Move retries that are due, by the server's clock."""
         while True:
             wait_s = _LOOK_FOR_DUE_S
-            try:
+            with self._troubles.noting("retries"):
                 async with self._exchange() as session:
                     wait_s = min(wait_s, await session.move_due())
-            except QueueError as error:
-                self._note_trouble(error)
             await asyncio.sleep(wait_s)
 
     # -- the connection -----------------------------------------------------------------------------------------------
@@ -324,10 +330,7 @@ class RedisStreamsQueue(BrokerQueue[RedisSession, bytes]):
             try:
                 await self._commands.make_groups()
             except REDIS_ERRORS as again:
-                self._note_trouble(again)
+                logger.debug("redis queue at %s has no groups yet: %s", self._where, again)
 
     def _translated(self, error: BaseException) -> QueueError:
         return translated(error, self._where)
-
-    def _note_trouble(self, error: BaseException) -> None:
-        logger.debug("redis queue at %s: %s", self._where, error)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
+from reference_impl.queues import redis_receiver
+from reference_impl.queues.errors import AccessRefused
 from reference_impl.queues.port import QueuedTask
 from reference_impl.queues.redis_streams import RedisStreamsQueue
-from tests.servers.valkey import shared_valkey_url, unique_prefix
+from tests.servers.valkey import ValkeyProcess, shared_valkey_url, unique_prefix
 
 
 def task(name: str, priority: int = 0) -> QueuedTask:
@@ -19,10 +24,16 @@ def task(name: str, priority: int = 0) -> QueuedTask:
 
 def play(body: Callable[[], Awaitable[None]]) -> None:
     async def main() -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(20):
             await body()
 
     asyncio.run(main())
+
+
+async def blocked(queue: RedisStreamsQueue) -> None:
+    """Returns once the queue waits at its server for a task."""
+    while queue._reading is None or not (await queue._client.info("clients"))["blocked_clients"]:
+        await asyncio.sleep(0.01)
 
 
 class Step:
@@ -84,3 +95,114 @@ def test_what_a_cancelled_dequeue_had_read_is_handed_back_uncounted_by_close(
         await other.close()
 
     play(body)
+
+
+def test_a_worker_that_waits_says_once_that_its_server_went_and_that_it_is_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "reference_impl.queues")
+
+    async def logged(text: str) -> None:
+        while text not in caplog.text:
+            await asyncio.sleep(0.01)
+
+    async def body() -> None:
+        with ValkeyProcess() as server:
+            queue = RedisStreamsQueue(server.url, levels=1)
+            await queue.statistics()
+            waiting = asyncio.create_task(queue.dequeue(math.inf))
+            await blocked(queue)
+            for outage in range(2):
+                await asyncio.to_thread(server.kill)
+                await logged("is in trouble, trying on: " + server.url)
+                await asyncio.to_thread(server.start)
+                await logged("answers again")
+                assert caplog.text.count("in trouble") == 1, f"outage {outage}"
+                caplog.clear()
+            await queue.enqueue(task("t"))
+            assert await waiting is not None
+            await queue.close()
+
+    play(body)
+
+
+def test_a_worker_that_waits_is_told_that_its_server_refuses_it() -> None:
+    async def body() -> None:
+        with ValkeyProcess() as server:
+            queue = RedisStreamsQueue(server.url, levels=1)
+            await queue.statistics()
+            waiting = asyncio.create_task(queue.dequeue(math.inf))
+            await blocked(queue)
+            client: Any = Redis.from_url(server.url)
+            await client.config_set("requirepass", "sesame")
+            await client.execute_command("AUTH", "sesame")
+            await client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            with pytest.raises(AccessRefused, match="correct user and password"):
+                await asyncio.wait_for(waiting, 10)
+            await client.config_set("requirepass", "")
+            assert await queue.enqueue(task("t")) == "t"
+            assert await queue.dequeue(math.inf) is not None
+            await queue.close()
+            await client.aclose()
+
+    play(body)
+
+
+class Failing:
+    """An awaitable of an object, whose calls fail a number of times as nobody foresaw."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, owner: object, name: str, failures: int
+    ) -> None:
+        self._call = getattr(owner, name)
+        self.failures = failures
+        monkeypatch.setattr(owner, name, self)
+
+    async def __call__(self, *arguments: Any) -> Any:
+        if self.failures:
+            self.failures -= 1
+            raise LookupError("unforeseen")
+        return await self._call(*arguments)
+
+
+@pytest.mark.parametrize("errand", ["renew", "move_due"])
+def test_errands_go_on_after_an_error_that_nobody_foresaw_and_log_it(
+    errand: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def body() -> None:
+        url, name = shared_valkey_url(), unique_prefix()
+        queue = RedisStreamsQueue(url, name=name, levels=2, lease_s=0.4)
+        await queue.enqueue_many([task("low"), task("high", 1)])
+        failing = Failing(monkeypatch, queue._commands, errand, failures=3)
+        waiting = asyncio.create_task(queue.dequeue(math.inf))
+        while failing.failures:
+            await queue.dequeue(0.01)
+        await waiting
+        assert not any(loop.done() for loop in queue._background)
+        await queue.close()
+
+    play(body)
+    assert caplog.text.count("LookupError: unforeseen") == 1
+    assert "that nobody foresaw" in caplog.text
+
+
+def fail(_data: bytes) -> QueuedTask:
+    raise LookupError("unforeseen")
+
+
+def test_a_dequeue_that_waits_fails_with_an_error_that_nobody_foresaw(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def body() -> None:
+        queue = RedisStreamsQueue(shared_valkey_url(), name=unique_prefix(), levels=1)
+        assert await queue.dequeue() is None
+        waiting = asyncio.create_task(queue.dequeue(math.inf))
+        await blocked(queue)
+        monkeypatch.setattr(redis_receiver, "decode_task", fail)
+        await queue.enqueue(task("t"))
+        with pytest.raises(LookupError):
+            await asyncio.wait_for(waiting, 10)
+        await queue.close()
+
+    play(body)
+    assert "that nobody foresaw" in caplog.text
