@@ -117,6 +117,12 @@ class RedisSession:
             for entry_id, fields in entries
         ]
 
+    async def has_unread(self, level: int) -> bool:
+        """Whether tasks of a class wait that nobody has read."""
+        stream = self._streams[level]
+        last = _last_read(await self._client.xinfo_groups(stream))
+        return bool(await self._client.xrange(stream, min=f"({last}", count=1))
+
     async def take_over(self, level: int, idle_s: float, most: int) -> list[Row]:
         """Hold up to `most` of a class that somebody has held, without a sign of life, for `idle_s`."""
         rows = await self._take_over(
@@ -223,10 +229,15 @@ class RedisSession:
         ready = [max(0, length - own) for length, own in zip(classes[::3], held, strict=True)]
         async with self._client.pipeline(transaction=False) as pipeline:
             for stream, groups in zip(self._streams, classes[2::3], strict=True):
-                last = groups[0]["last-delivered-id"].decode()
-                pipeline.xrange(stream, min=f"({last}", count=1)
+                pipeline.xrange(stream, min=f"({_last_read(groups)}", count=1)
             heads = [fields.get(b"t", b"") for row in await pipeline.execute() for _, fields in row]
         return tuple(ready), delayed, sum(held), dead, heads
+
+
+def _last_read(groups: list[dict[str, Any]]) -> str:
+    """The youngest entry of a stream that anybody has read; a server that lost its data has no groups."""
+    last: bytes = groups[0]["last-delivered-id"] if groups else b"0-0"
+    return last.decode()
 
 
 def _by_level(deliveries: Iterable[Delivery[bytes]]) -> dict[int, list[bytes]]:

@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 _MAX_BLOCK_S: Final = 1.0
 # How late a retry may be whose delay another connection wrote.
 _LOOK_FOR_DUE_S: Final = 0.1
+_LONGEST_LOOK_S: Final = 1.0
 # Between reads that fail.
 _PAUSE_S: Final = 0.05
 _LETTERS_AT_ONCE: Final = 100
@@ -102,15 +103,16 @@ class RedisStreamsQueue(BrokerQueue[RedisSession, bytes]):
         # Why nothing comes, for those who wait: what trying again does not help.
         self._hopeless: Exception | None = None
         self._troubles = Troubles(self._where)
-        # For how many tasks the last `dequeue` asked, and how many calls wait.
+        # For how many tasks the last `dequeue` asked, whether one did since the last look, and how many calls wait.
         self._wanted = 0
+        self._asked = False
         self._waiting = 0
 
     # -- the port -----------------------------------------------------------------------------------------------------
 
     async def dequeue_many(self, max_tasks: int, wait_s: float = 0.0) -> list[QueuedTask]:
         until_s = asyncio.get_running_loop().time() + wait_s
-        self._wanted = max_tasks
+        self._wanted, self._asked = max_tasks, True
         self._hopeless = None
         await self._connected()
         self._waiting += 1
@@ -286,18 +288,31 @@ class RedisStreamsQueue(BrokerQueue[RedisSession, bytes]):
 
     async def _keep_leases(self) -> None:
         """Renew what waits in the inbox, or give it to others where nobody asks for it; take over what was left idle."""
+        loop = asyncio.get_running_loop()
+        pause_s, renewed_s = self.lease_s / LOOKS_PER_LEASE, loop.time()
         while True:
-            wanted, self._wanted = self._wanted, 0
-            await asyncio.sleep(self.lease_s / LOOKS_PER_LEASE)
+            self._asked = False
+            await asyncio.sleep(min(pause_s, _LONGEST_LOOK_S))
             with self._troubles.noting("leases"):
                 async with self._exchange() as session:
-                    if self._waiting:
-                        self._wanted = self._wanted or wanted
-                        await self._receiver.take_over(max(1, self._wanted))
-                    if wanted or self._wanted:
+                    if self._waiting and loop.time() >= self._receiver.looked_s + pause_s:
+                        await self._receiver.take_over(self._wanted)
+                    await self._hand_back_unwanted(session)
+                    if loop.time() >= renewed_s + pause_s:
                         await session.renew(self._inbox.waiting())
-                    else:
-                        await session.hand_back(self._inbox.withdraw_all())
+                        renewed_s = loop.time()
+
+    async def _hand_back_unwanted(self, session: RedisSession) -> None:
+        """What nobody here asks for, of classes of which nothing else waits: those who are idle want it.
+
+        Where more of its class waits, they take that, and what is here would lose its place to it.
+        """
+        for level in {delivery.level for delivery in self._inbox.waiting()}:
+            if self._asked or self._waiting:
+                return
+            if not await session.has_unread(level):
+                of_class = [d for d in self._inbox.waiting() if d.level == level]
+                await session.hand_back([d for d in of_class if self._inbox.withdraw(d)])
 
     async def _move_retries(self) -> None:
         """Move retries that are due, by the server's clock."""

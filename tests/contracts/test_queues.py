@@ -408,6 +408,23 @@ def test_an_orphan_behind_many_that_are_held_is_taken_over_by_one_who_asks_for_o
     world.play(body)
 
 
+def test_what_a_busy_consumer_does_not_ask_for_comes_to_an_idle_one(world: QueueWorld) -> None:
+    if world.traits.one_consumer:
+        pytest.skip("one consumer a group: nobody else is idle")
+
+    async def body() -> None:
+        busy, idle = await world.connect(), await world.connect()
+        assert await idle.dequeue() is None
+        await busy.enqueue_many([task(f"t-{level}", level) for level in range(LEVELS)])
+        held = await take(busy)
+        others = [await take(idle) for _ in range(LEVELS - 1)]
+        assert {t.task_id for t in [held, *others]} == {f"t-{n}" for n in range(LEVELS)}
+        assert await idle.ack_many([t.task_id for t in others]) == [True] * (LEVELS - 1)
+        assert await busy.ack(held.task_id)
+
+    world.play(body)
+
+
 def test_a_task_whose_lease_was_lost_belongs_to_its_new_holder(world: QueueWorld) -> None:
     if world.traits.one_consumer:
         pytest.skip("one consumer a group: nobody else can take it over")

@@ -206,3 +206,30 @@ def test_a_dequeue_that_waits_fails_with_an_error_that_nobody_foresaw(
 
     play(body)
     assert "that nobody foresaw" in caplog.text
+
+
+def test_what_was_read_too_much_keeps_its_place_while_more_of_its_class_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def body() -> None:
+        name = unique_prefix()
+        queue = RedisStreamsQueue(shared_valkey_url(), name=name, levels=2, lease_s=0.4)
+        await queue.enqueue_many(
+            [task(f"{level}-{n}", level) for n in range(5) for level in (0, 1)]
+        )
+        look = Step(monkeypatch, queue._commands, "has_unread")
+        look.may_return.set()
+        taken: list[str] = []
+        while len(taken) < 10:
+            got = await queue.dequeue(5.0)
+            assert got is not None
+            taken.append(got.task_id)
+            assert await queue.ack(got.task_id)
+            look.happened.clear()
+            while queue._inbox.waiting() and not look.happened.is_set():
+                await asyncio.sleep(0.01)
+        for level in "01":
+            assert [t for t in taken if t[0] == level] == [f"{level}-{n}" for n in range(5)]
+        await queue.close()
+
+    play(body)
