@@ -137,10 +137,11 @@ class RedisSession:
         """Forget them; those that were still held here."""
         return await self._where_held(self._ack, deliveries)
 
-    async def renew(self, deliveries: Iterable[Delivery[bytes]], passed_s: float = 0.0) -> bool:
-        """Hold what is still held as if its lease had begun `passed_s` ago; whether any is."""
-        held = await self._where_held(self._extend, deliveries, math.floor(passed_s * 1000))
-        return bool(held)
+    async def renew(
+        self, deliveries: Iterable[Delivery[bytes]], passed_s: float = 0.0
+    ) -> set[bytes]:
+        """Hold what is still held as if its lease had begun `passed_s` ago; what that is."""
+        return await self._where_held(self._extend, deliveries, math.floor(passed_s * 1000))
 
     async def _where_held(
         self, script: Any, deliveries: Iterable[Delivery[bytes]], *arguments: int

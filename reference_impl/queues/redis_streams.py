@@ -139,11 +139,16 @@ class RedisStreamsQueue(BrokerQueue[RedisSession, bytes]):
     async def extend(self, task_id: str, lease_s: float | None = None) -> bool:
         passed_s = self.lease_s - self.checked_lease_s(lease_s)
         copies = self._inbox.held(task_id)
+        asked = list(copies)  # another copy may come before the answer does
         async with self._exchange() as session:
-            still_held = await session.renew(copies, passed_s)
-        if copies and not still_held:
-            self._inbox.settle(task_id)
-        return still_held
+            held = await session.renew(asked, passed_s)
+        lost = [copy for copy in asked if copy.receipt not in held]
+        if len(lost) < len(copies):
+            copies[:] = [copy for copy in copies if copy not in lost]
+            return True
+        if copies:
+            self._inbox.forget(copies)
+        return False
 
     async def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
         async with self._exchange() as session:

@@ -12,7 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from reference_impl.queues import redis_receiver
-from reference_impl.queues.errors import AccessRefused
+from reference_impl.queues.errors import AccessRefused, QueueClosed
 from reference_impl.queues.port import QueuedTask
 from reference_impl.queues.redis_streams import RedisStreamsQueue
 from tests.servers.valkey import ValkeyProcess, shared_valkey_url, unique_prefix
@@ -231,5 +231,69 @@ def test_what_was_read_too_much_keeps_its_place_while_more_of_its_class_waits(
         for level in "01":
             assert [t for t in taken if t[0] == level] == [f"{level}-{n}" for n in range(5)]
         await queue.close()
+
+    play(body)
+
+
+def test_an_extend_that_is_told_late_leaves_alone_what_was_delivered_since(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def body() -> None:
+        queue = RedisStreamsQueue(shared_valkey_url(), name=unique_prefix(), levels=1)
+        await queue.enqueue(task("t"))
+        assert await queue.dequeue(5.0) is not None
+        connecting = Step(monkeypatch, queue, "_connected")
+        extending = asyncio.create_task(queue.extend("t"))
+        await connecting.happened.wait()
+        monkeypatch.undo()
+        assert await queue.nack("t") == "retry"
+        renewing = Step(monkeypatch, queue._commands, "renew")
+        connecting.may_return.set()
+        await renewing.happened.wait()
+        assert await queue.dequeue(5.0) is not None
+        renewing.may_return.set()
+        assert not await extending
+        assert await queue.ack("t")
+        await queue.close()
+
+    play(body)
+
+
+def test_an_extend_that_is_told_late_keeps_a_copy_that_came_since(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def body() -> None:
+        url, name = shared_valkey_url(), unique_prefix()
+        queue, other = (RedisStreamsQueue(url, name=name, levels=1, lease_s=0.4) for _ in range(2))
+        await queue.enqueue(task("t"))
+        assert await queue.dequeue(5.0) is not None
+        assert await other.dequeue(5.0) is not None  # the lease was lost
+        renewing = Step(monkeypatch, queue._commands, "renew")
+        extending = asyncio.create_task(queue.extend("t"))
+        await renewing.happened.wait()
+        assert await other.release("t")
+        assert await queue.dequeue(0.2) is None, "a copy of what is held is not handed out"
+        renewing.may_return.set()
+        assert await extending
+        assert await queue.ack("t")
+        assert (await other.statistics()).held == 0
+        await queue.close()
+        await other.close()
+
+    play(body)
+
+
+def test_a_dequeue_that_reads_while_its_queue_is_closed_is_told_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def body() -> None:
+        queue = RedisStreamsQueue(shared_valkey_url(), name=unique_prefix(), levels=1)
+        await queue.statistics()
+        read = Step(monkeypatch, queue._commands, "read")
+        asking = asyncio.create_task(queue.dequeue())
+        await read.happened.wait()
+        await queue.close()
+        with pytest.raises(QueueClosed):
+            await asking
 
     play(body)
