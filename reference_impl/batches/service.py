@@ -14,8 +14,10 @@ from typing import Final
 
 import msgspec
 
+from reference_impl.batches.mending import BatchMender
 from reference_impl.batches.port import Batch, BatchRequest, BatchStore
 from reference_impl.compute import Compute, InlineCompute
+from reference_impl.database.errors import DatabaseUnavailable
 from reference_impl.errors import InvalidRequest, NotFound, Rejected
 from reference_impl.messages import BYTES_PER_KB, MaxTokens
 from reference_impl.queues.errors import QueueError
@@ -73,6 +75,7 @@ class BatchService:
         self._max_retries = max_retries
         self._compute: Compute = InlineCompute() if compute is None else compute
         self._new_id = new_id
+        self._mender = BatchMender(store)
 
     async def start(self) -> int:
         """Wait for the queue, and enqueue what a crash left stored and not enqueued; how many requests. Raises a QueueError."""
@@ -80,6 +83,7 @@ class BatchService:
         left = await self._store.not_enqueued()
         for batch_id, numbers in left.items():
             await self._enqueue(batch_id, numbers)
+            await self._mender.mark(batch_id)
         return sum(map(len, left.values()))
 
     async def create(self, tenant: str, requests: Sequence[BatchRequest]) -> Batch:
@@ -95,15 +99,23 @@ class BatchService:
             expires_s=now + _LIFE_S,
             processing=len(requests),
         )
-        await self._store.create(batch, requests)
+        # A client that is refused submits again, so of a batch that is refused nothing may be left that is worked on.
+        try:
+            await self._store.create(batch, requests)
+        except DatabaseUnavailable as error:
+            if not error.safe_to_repeat:  # it may be stored nevertheless
+                self._mender.withdraw_later(batch.batch_id)
+            raise
         try:
             await self._enqueue(batch.batch_id, range(len(requests)))
         except QueueError as error:
-            # Nobody was told of the batch; tasks that were taken find no request and end.
-            await self._store.delete(batch.batch_id)
+            # Tasks that were taken find no request and end.
+            await self._mender.withdraw(batch.batch_id)
             raise Rejected(
                 f"the queue takes no batch now ({error}); try again later", status=503
             ) from error
+        # From here on it is answered, so it is accepted whatever becomes of the mark.
+        await self._mender.mark(batch.batch_id)
         return batch
 
     async def retrieve(self, tenant: str, batch_id: str) -> Batch:
@@ -149,8 +161,13 @@ class BatchService:
             raise InvalidRequest(f"message batch {batch_id} is {batch.status}: cancel it first")
         await self._store.delete(batch_id)
 
+    async def mended(self) -> None:
+        """Return when what failures left half done is finished."""
+        await self._mender.mended()
+
     async def aclose(self) -> None:
         """Close the queue; the store is the ledger's."""
+        await self._mender.aclose()
         await self._queue.close()
 
     async def _enqueue(self, batch_id: str, numbers: Sequence[int]) -> None:
@@ -163,7 +180,6 @@ class BatchService:
                     for number in numbers[start : start + _ENQUEUE_AT_ONCE]
                 ]
             )
-        await self._store.mark_enqueued(batch_id)
 
 
 def _check(requests: Sequence[BatchRequest]) -> None:
