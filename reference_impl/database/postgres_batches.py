@@ -32,6 +32,9 @@ _SELECT: Final = (
     f"SELECT b.batch_id, tenant, created_s, expires_s, {_COUNTS}, cancel_initiated_s, max(recorded_s) "  # noqa: S608 - constants
     "FROM ledger_batches b JOIN ledger_batch_requests USING (batch_id)"
 )
+# What is told of, a batch that is accepted or a result, must survive a crash of the server, whatever its default is: the setting
+# holds for this transaction.
+_SURVIVES: Final = "set_config('synchronous_commit', 'on', true)"
 _CLAIM: Final = """
     UPDATE ledger_batch_requests r SET runs = runs + 1 FROM ledger_batches b
     WHERE r.batch_id = $1 AND r.number = $2 AND r.kind = 'processing' AND b.batch_id = r.batch_id
@@ -42,10 +45,7 @@ _RECORDED: Final = """
         SET kind = $3, result = $4, recorded_s = $5, params = NULL
         WHERE batch_id = $1 AND number = $2 AND kind = 'processing' RETURNING runs
     )"""
-# A result that is told of must survive a crash of the server, whatever its default is: the setting holds for this transaction.
-_COUNT_RECORDED: Final = (
-    " SELECT (SELECT count(*) FROM recorded), set_config('synchronous_commit', 'on', true)"
-)
+_COUNT_RECORDED: Final = f" SELECT (SELECT count(*) FROM recorded), {_SURVIVES}"  # noqa: S608 - constants
 _RECORD: Final = _RECORDED + _COUNT_RECORDED
 _VALUES: Final = ", ".join(
     f"${position} + greatest(0, runs - 1)" if field == "attempts" else f"${position}"
@@ -74,8 +74,8 @@ class PostgresBatches:
         )
         async with self._pool.transaction() as connection:
             await connection.execute(
-                "INSERT INTO ledger_batches (batch_id, tenant, created_s, expires_s) "
-                "VALUES ($1, $2, $3, $4)",
+                "INSERT INTO ledger_batches (batch_id, tenant, created_s, expires_s) "  # noqa: S608 - constants
+                f"VALUES ($1, $2, $3, $4) RETURNING {_SURVIVES}",
                 batch.batch_id,
                 batch.tenant,
                 batch.created_s,
