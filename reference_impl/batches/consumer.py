@@ -141,11 +141,13 @@ class BatchConsumer:
             log.exception("batches are not worked on: an error that nobody foresaw")
 
     async def _open(self) -> None:
+        """Take no task before there is a ledger: it would be held, and keep a slot, for as long as that is away."""
         await outlast(
-            lambda: self._accounting.start({}),
+            self._accounting.store.open,
             DatabaseUnavailable,
             purpose="ledger outage",
             retry=self._spec.retry,
             uniform=self._uniform,
             on_away=lambda error: log.warning("batches wait for the ledger: %s", summary(error)),
         )
+        await self._accounting.start({})

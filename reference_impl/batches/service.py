@@ -2,7 +2,7 @@
 
 A batch is stored, then enqueued, then answered for by workers (`worker.py`). Each request is a task of its own under the
 idempotency key `batch/index`, and carries no more than that: the request itself may be megabytes, and stays in the store. A
-crash between storing and enqueueing is mended when the service starts.
+crash between storing and enqueueing is mended after the next start.
 """
 
 from __future__ import annotations
@@ -75,16 +75,12 @@ class BatchService:
         self._max_retries = max_retries
         self._compute: Compute = InlineCompute() if compute is None else compute
         self._new_id = new_id
-        self._mender = BatchMender(store)
+        self._mender = BatchMender(store, self._enqueue)
 
-    async def start(self) -> int:
-        """Wait for the queue, and enqueue what a crash left stored and not enqueued; how many requests. Raises a QueueError."""
+    async def start(self) -> None:
+        """Wait for the queue; in the background, enqueue what a crash left stored and not enqueued. Raises a QueueError."""
         await self._queue.statistics()
-        left = await self._store.not_enqueued()
-        for batch_id, numbers in left.items():
-            await self._enqueue(batch_id, numbers)
-            await self._mender.mark(batch_id)
-        return sum(map(len, left.values()))
+        self._mender.look()
 
     async def create(self, tenant: str, requests: Sequence[BatchRequest]) -> Batch:
         """Accept a batch. Raises InvalidRequest that names the request, Rejected when the queue cannot take it."""
@@ -99,6 +95,7 @@ class BatchService:
             expires_s=now + _LIFE_S,
             processing=len(requests),
         )
+        self._mender.own(batch.batch_id)
         # A client that is refused submits again, so of a batch that is refused nothing may be left that is worked on.
         try:
             await self._store.create(batch, requests)

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from reference_impl.batches.port import BatchRequest
+from reference_impl.batches.port import Batch, BatchRequest
 from reference_impl.batches.service import BatchService
 from reference_impl.batches.worker import BatchWorker
 from reference_impl.database.errors import DatabaseUnavailable
@@ -164,5 +164,27 @@ def test_a_batch_that_was_stored_though_that_was_not_confirmed_is_deleted() -> N
         await service.mended()
         assert await ledger.batches().not_enqueued() == {}
         assert (await queue.statistics()).depth == 0
+
+    kernel.run(main())
+
+
+def test_what_a_crash_left_is_enqueued_when_the_ledger_answers_and_batches_are_taken_meanwhile() -> (
+    None
+):
+    async def main() -> None:
+        ledger, queue = MemoryLedger(), MemoryQueue()
+        store = Store(ledger, "not_enqueued")
+        left = Batch("left", "k", 0.0, 1e12, processing=3)
+        await ledger.batches().create(left, REQUESTS)
+        service = service_of(store, queue)
+        await service.start()
+        await asyncio.sleep(10.0)
+        store.failing.add("mark_enqueued")  # so that only its own knowledge tells it apart
+        new = await service.create("k", REQUESTS)
+        store.failing.clear()
+        await service.mended()
+        assert await ledger.batches().not_enqueued() == {}
+        tasks = [task.task_id for task in await queue.dequeue_many(10, 0.0)]
+        assert tasks == [f"{batch_id}/{n}" for batch_id in (new.batch_id, "left") for n in range(3)]
 
     kernel.run(main())
