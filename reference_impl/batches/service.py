@@ -12,14 +12,12 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import msgspec
-
 from reference_impl.batches.mending import BatchMender
 from reference_impl.batches.port import Batch, BatchRequest, BatchStore
 from reference_impl.compute import Compute, InlineCompute
 from reference_impl.database.errors import DatabaseUnavailable
 from reference_impl.errors import InvalidRequest, NotFound, Rejected
-from reference_impl.messages import BYTES_PER_KB, MaxTokens
+from reference_impl.messages import BYTES_PER_KB
 from reference_impl.queues.errors import QueueError
 from reference_impl.queues.port import MessageQueue, QueuedTask
 
@@ -30,18 +28,6 @@ MAX_REQUESTS: Final = 100_000  # the Message Batches API's own limit
 _LIFE_S: Final = 24 * 3600.0
 _ENQUEUE_AT_ONCE: Final = 1000
 _CUSTOM_ID: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-
-
-class _Params(msgspec.Struct):
-    """What is checked of a request before it is accepted."""
-
-    model: str
-    max_tokens: MaxTokens
-    messages: list[msgspec.Raw]
-    stream: bool = False
-
-
-_decode_params = msgspec.json.Decoder(_Params).decode
 
 
 def secret_id() -> str:
@@ -83,7 +69,7 @@ class BatchService:
         self._mender.look()
 
     async def create(self, tenant: str, requests: Sequence[BatchRequest]) -> Batch:
-        """Accept a batch. Raises InvalidRequest that names the request, Rejected when the queue cannot take it."""
+        """Accept a batch, its requests unread. Raises InvalidRequest that names a wrong id, Rejected without a queue."""
         size_bytes = sum(len(bytes(request.params)) for request in requests)
         await self._compute.use("parse", size_bytes / BYTES_PER_KB)
         _check(requests)
@@ -193,9 +179,3 @@ def _check(requests: Sequence[BatchRequest]) -> None:
                 f"requests.{number}.custom_id: {request.custom_id!r} is used twice"
             )
         seen.add(request.custom_id)
-        try:
-            params = _decode_params(request.params)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise InvalidRequest(f"requests.{number}.params: {error}") from error
-        if params.stream:
-            raise InvalidRequest(f"requests.{number}.params: stream cannot be true in a batch")

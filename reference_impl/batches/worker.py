@@ -10,17 +10,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
+from reference_impl.batches.params import BatchParams, parse_params
 from reference_impl.batches.port import BatchStore, Claim, ResultKind
 from reference_impl.batches.service import TASK_TYPE
 from reference_impl.database.accounting import BYTES_PER_TOKEN, most_nanousd
 from reference_impl.database.budgets import Budgets
 from reference_impl.database.entries import LedgerEntry, to_nanousd
 from reference_impl.database.errors import DatabaseUnavailable, summary
-from reference_impl.errors import Overloaded, Rejected, RequestTimeout, ServiceError
+from reference_impl.errors import InvalidRequest, Overloaded, Rejected, RequestTimeout, ServiceError
 from reference_impl.llm.port import MessagesPort
 from reference_impl.messages import ATTEMPT_STRIDE, Call, RequestTag, Usage
 from reference_impl.prices import PriceTable
@@ -35,6 +35,8 @@ __all__ = ["BatchWorker", "call_id"]
 
 # Beyond the time of an answer: what a handler may take that heeds its own limit.
 _GRACE_S = 10.0
+# Of a request that is wrong and never called for.
+_NONE = BatchParams("", 0, [])
 
 
 class _Effect(msgspec.Struct):
@@ -144,14 +146,22 @@ class BatchWorker:
         """One claimed request, to its result. Raises the call's error while another attempt may succeed."""
         claimed = self._claims.pop(task.key)
         claim = claimed.claim
-        call = self._answered[task.key] = self._call_of(task, claimed)
+        wrong: InvalidRequest | None = None
         try:
-            return await self._effect_of(task, claim, call)
+            params = parse_params(claim.params)
+        except InvalidRequest as error:
+            params, wrong = _NONE, error
+        call = self._answered[task.key] = self._call_of(task, claimed, params)
+        try:
+            return await self._effect_of(task, claim, call, wrong)
         except BaseException:
             del self._answered[task.key]
             raise
 
-    async def _effect_of(self, task: QueuedTask, claim: Claim, call: Call) -> _Effect:
+    async def _effect_of(
+        self, task: QueuedTask, claim: Claim, call: Call, wrong: InvalidRequest | None
+    ) -> _Effect:
+        """`wrong`: what keeps the request from being called for at all."""
         if claim.is_canceled:
             return _Effect("canceled", msgspec.Raw(b'{"type":"canceled"}'))
         if self._wall_clock() >= claim.expires_s:
@@ -160,8 +170,10 @@ class BatchWorker:
         outcome: Outcome = "ok"
         kind: ResultKind = "succeeded"
         try:
+            if wrong is not None:
+                raise wrong
             body, usage = await self._answer(call)
-            result = b'{"type":"succeeded","message":%b}' % body
+            result = b'{"type":"succeeded","message":%b}' % _on_one_line(body)
         except ServiceError as error:
             if error.retryable and task.retry_count < task.max_retries:
                 raise
@@ -210,10 +222,9 @@ class BatchWorker:
             if self._budgets is not None and reservation is not None:
                 self._budgets.settle(reservation, cost_nanousd)
 
-    def _call_of(self, task: QueuedTask, claimed: _Claimed) -> Call:
+    def _call_of(self, task: QueuedTask, claimed: _Claimed, params: BatchParams) -> Call:
         """The call of a run. Its trace begins where the batch was taken in; runs before this one are waits in the queue."""
         claim = claimed.claim
-        params: dict[str, Any] = msgspec.json.decode(claim.params)
         tag = RequestTag.of_custom_id(claim.custom_id) if self._tags else None
         if tag is None:
             tag = RequestTag(call_id(task.key))
@@ -221,8 +232,8 @@ class BatchWorker:
         enqueued_s = claim.created_s if task.enqueued_s is None else task.enqueued_s
         return Call(
             request_id=tag.request_id,
-            model=params["model"],
-            max_tokens=params["max_tokens"],
+            model=params.model,
+            max_tokens=params.max_tokens,
             stream=False,
             trace=RequestTrace(
                 instance=self._instance,
@@ -247,6 +258,11 @@ def call_id(key: str) -> int:
 def _place(key: str) -> tuple[str, int]:
     batch_id, _, index = key.rpartition("/")
     return batch_id, int(index)
+
+
+def _on_one_line(body: bytes) -> bytes:
+    """JSON without line breaks: a result is a line of its batch's file."""
+    return msgspec.json.format(body, indent=-1) if b"\n" in body or b"\r" in body else body
 
 
 def _errored(error: ServiceError) -> bytes:

@@ -38,6 +38,7 @@ class Endpoint:
         self.ledger = ledger
         self.calls: list[str] = []
         self.go = asyncio.Event()
+        self.layout = -1  # spaces by which JSON is indented
 
     async def complete(self, call: Call, emit: Emit | None = None) -> Completion:
         prompt = msgspec.json.decode(call.body)["messages"][0]["content"]
@@ -58,7 +59,8 @@ class Endpoint:
             "stop_sequence": None,
             "usage": {"input_tokens": 1, "output_tokens": 1},
         }
-        return Completion(Usage(1, 1), body=msgspec.json.encode(message))
+        encoded = msgspec.json.format(msgspec.json.encode(message), indent=self.layout)
+        return Completion(Usage(1, 1), body=encoded)
 
     async def aclose(self) -> None:
         self.go.set()
@@ -192,9 +194,7 @@ def test_a_tenant_sees_its_own_batches_page_by_page(tmp_path: Path) -> None:
         ([], "expected 1 to 100000"),
         ([request("a", "x"), request("a", "y")], r"requests.1.custom_id: 'a' is used twice"),
         ([request("a b", "x")], r"requests.0.custom_id"),
-        ([request("a", "x", max_tokens=0)], r"requests.0.params.*max_tokens"),
-        ([request("a", "x", max_tokens=10**15)], r"requests.0.params.*max_tokens"),
-        ([{"custom_id": "a", "params": {"model": "m"}}], r"requests.0.params.*max_tokens"),
+        ([{"custom_id": "a"}], r"params.*\$.requests\[0\]"),
     ],
 )
 def test_a_batch_that_is_wrong_is_refused_with_its_place(
@@ -205,6 +205,60 @@ def test_a_batch_that_is_wrong_is_refused_with_its_place(
             with pytest.raises(BadRequestError, match=named):
                 await client.messages.batches.create(requests=requests)
             assert upstream.calls == []
+
+    asyncio.run(body())
+
+
+def test_requests_that_are_wrong_have_an_errored_result_and_the_others_are_answered(
+    tmp_path: Path,
+) -> None:
+    async def body() -> None:
+        async with stack(tmp_path) as (client, _, upstream):
+            wrong: dict[str, Any] = {
+                "none": {"model": "m"},
+                "few": request("", "x", max_tokens=0)["params"],
+                "many": request("", "x", max_tokens=10**15)["params"],
+                "stream": {**request("", "x")["params"], "stream": True},
+                "no-object": 5,
+            }
+            requests: Any = [{"custom_id": name, "params": wrong[name]} for name in wrong]
+            batch = await client.messages.batches.create(
+                requests=[*requests, request("good", "hello")]
+            )
+            counts = (await ended(client, batch.id)).request_counts
+            assert (counts.succeeded, counts.errored) == (1, 5)
+            told: dict[str, Any] = {
+                entry.custom_id: entry.result
+                async for entry in await client.messages.batches.results(batch.id)
+            }
+            errors = {name: told[name].error.error for name in wrong}
+            assert {error.type for error in errors.values()} == {"invalid_request_error"}
+            assert "missing required field `max_tokens`" in errors["none"].message
+            assert "Expected `int` >= 1 - at `$.max_tokens`" in errors["few"].message
+            assert errors["stream"].message == "params.stream: cannot be true in a batch"
+            assert upstream.calls == ["hello"]
+            rows = [row async for page in upstream.ledger.entries() for row in page]
+            seen = sorted((row.outcome, row.attempts, row.cost_nanousd) for row in rows)
+            assert seen == [("client_error", 0, 0)] * 5 + [("ok", 0, rows[-1].cost_nanousd)]
+
+    asyncio.run(body())
+
+
+def test_results_are_told_a_line_each_however_the_endpoint_lays_out_its_answers(
+    tmp_path: Path,
+) -> None:
+    async def body() -> None:
+        async with stack(tmp_path) as (client, _, upstream):
+            upstream.layout = 2
+            batch = await client.messages.batches.create(requests=[request("a", "one\ntwo")])
+            await ended(client, batch.id)
+            (result,) = [
+                entry.result async for entry in await client.messages.batches.results(batch.id)
+            ]
+            assert result.type == "succeeded"
+            (text,) = result.message.content
+            assert text.type == "text"
+            assert text.text == "one\ntwo"
 
     asyncio.run(body())
 
