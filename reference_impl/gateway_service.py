@@ -129,7 +129,9 @@ class GatewayService:
             on_heartbeat=provider.heartbeat,
             control_token=config.control_token,
             batches=(
-                None if self._batches is None else BatchRoutes(self._batches, messages.authenticate)
+                None
+                if self._batches is None
+                else BatchRoutes(self._batches, messages.authenticate, messages.new_request_id)
             ),
         )
 

@@ -27,6 +27,7 @@ from reference_impl.errors import (
     PayloadTooLarge,
     ServiceError,
 )
+from reference_impl.http_errors import REQUEST_ID_HEADER, error_document, routing_errors
 from reference_impl.instances.port import InstanceMetrics
 from reference_impl.llm.port import MessagesPort
 from reference_impl.llm.wire import ATTEMPTS_HEADER, OUTCOME_HEADER
@@ -173,6 +174,10 @@ class MessagesEndpoint:
             tag=tag,
         )
 
+    def new_request_id(self) -> str:
+        """The name of a request that is no call."""
+        return _shown_id(next(self._new_request_ids))
+
     def authenticate(self, headers: Mapping[bytes, bytes]) -> str:
         """The tenant whose key the headers hold. Raises AuthenticationFailed."""
         if not self._tenants:
@@ -231,9 +236,9 @@ class _Reply:
     def _own_headers(self) -> list[tuple[bytes, bytes]]:
         call = self.call
         if call is None:
-            return [(b"request-id", b"req_unread")]
+            return [(REQUEST_ID_HEADER.encode(), b"req_unread")]
         headers = [
-            (b"request-id", b"req_%016x" % call.request_id),
+            (REQUEST_ID_HEADER.encode(), _shown_id(call.request_id).encode()),
             (b"x-twinload-cache", call.trace.cache.encode()),
         ]
         if call.trace.attempts:
@@ -263,12 +268,7 @@ class _Reply:
     async def fail(self, error: ServiceError) -> None:
         """The error as the API says it: a JSON body, or an `error` event once the stream has begun."""
         request_id = self._own_headers()[0][1].decode()
-        document = {
-            "type": "error",
-            "error": {"type": error.error_type, "message": error.message},
-            "request_id": request_id,
-        }
-        body = msgspec.json.encode(document)
+        body = msgspec.json.encode(error_document(error, request_id))
         if self._streaming:
             event = b"event: error\ndata: %b\n\n" % body
             await self._send({"type": "http.response.body", "body": event})
@@ -286,6 +286,10 @@ class _Reply:
                 "headers": [*headers, *self._own_headers()],
             }
         )
+
+
+def _shown_id(request_id: int) -> str:
+    return f"req_{request_id:016x}"
 
 
 def request_ids() -> Iterator[int]:
@@ -321,7 +325,8 @@ def instance_app(
         routes=[
             Route("/v1/messages", messages, methods=["POST"]),
             *_observability(metrics, is_ready),
-        ]
+        ],
+        exception_handlers=routing_errors(messages.new_request_id),
     )
 
 
@@ -354,7 +359,8 @@ def gateway_app(
             *([] if batches is None else batches.routes()),
             Route(HEARTBEAT_PATH, heartbeat, methods=["POST"]),
             *_observability(metrics, is_ready),
-        ]
+        ],
+        exception_handlers=routing_errors(messages.new_request_id),
     )
 
 

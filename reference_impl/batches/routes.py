@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
@@ -16,6 +16,7 @@ from reference_impl.batches.port import Batch, BatchRequest
 from reference_impl.batches.service import BatchService
 from reference_impl.database.errors import DatabaseError, summary
 from reference_impl.errors import InvalidRequest, PayloadTooLarge, Rejected, ServiceError
+from reference_impl.http_errors import REQUEST_ID_HEADER, error_response
 
 __all__ = ["BatchRoutes"]
 
@@ -26,6 +27,7 @@ _MAX_BODY_BYTES: Final = 256 * 1024 * 1024  # the Message Batches API's own limi
 _RESULTS_AT_ONCE: Final = 500
 _DEFAULT_PAGE: Final = 20
 _MAX_PAGE: Final = 1000
+_CLIENT_LEFT: Final = 499  # as nginx calls it; nobody hears it
 
 
 class _Body(msgspec.Struct):
@@ -43,13 +45,18 @@ class BatchRoutes:
     Args:
         service: does the work.
         authenticate: headers -> tenant; raises AuthenticationFailed.
+        new_request_id: names the next request, in its answer's header and in its error.
     """
 
     def __init__(
-        self, service: BatchService, authenticate: Callable[[Mapping[bytes, bytes]], str]
+        self,
+        service: BatchService,
+        authenticate: Callable[[Mapping[bytes, bytes]], str],
+        new_request_id: Callable[[], str],
     ) -> None:
         self._service = service
         self._authenticate = authenticate
+        self._new_request_id = new_request_id
 
     def routes(self) -> list[Route]:
         one = _PATH + "/{batch_id}"
@@ -64,19 +71,26 @@ class BatchRoutes:
 
     def _answering(self, answer: Answer) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
+            request_id = self._new_request_id()
             try:
-                return await answer(request, self._authenticate(dict(request.headers.raw)))
+                response = await answer(request, self._authenticate(dict(request.headers.raw)))
             except ServiceError as error:
-                return _failure(error)
+                return error_response(error, request_id)
             except DatabaseError as error:
                 log.warning("batches cannot be read or written: %s", summary(error))
-                return _failure(
-                    Rejected(
-                        "the store of batches does not answer; try again later",
-                        status=503,
-                        retry_after_s=1.0,
-                    )
+                away = Rejected(
+                    "the store of batches does not answer; try again later",
+                    status=503,
+                    retry_after_s=1.0,
                 )
+                return error_response(away, request_id)
+            except ClientDisconnect:
+                return Response(status_code=_CLIENT_LEFT)
+            except Exception:  # the edge of the process: whatever it was, the client gets an answer
+                log.exception("a request for batches failed in a way that nobody foresaw")
+                return error_response(ServiceError("internal error"), request_id)
+            response.headers[REQUEST_ID_HEADER] = request_id
+            return response
 
         return endpoint
 
@@ -90,7 +104,7 @@ class BatchRoutes:
             parts.append(part)
         try:
             body = _decode_body(b"".join(parts))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidRequest(f"the body is no batch: {error}") from error
         batch = await self._service.create(tenant, body.requests)
         return JSONResponse(_shown(request, batch))
@@ -146,14 +160,6 @@ class BatchRoutes:
                 rows = await self._service.results(tenant, batch_id, rows[-1][0], _RESULTS_AT_ONCE)
 
         return StreamingResponse(lines(), media_type="application/x-jsonl")
-
-
-def _failure(error: ServiceError) -> Response:
-    headers = {}
-    if error.retry_after_s is not None:
-        headers["retry-after"] = f"{error.retry_after_s:g}"
-    document = {"type": "error", "error": {"type": error.error_type, "message": error.message}}
-    return JSONResponse(document, error.status, headers)
 
 
 def _place(ids: list[str], field: str, batch_id: str) -> int:

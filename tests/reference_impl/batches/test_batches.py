@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import msgspec
 import pytest
 from anthropic import APIStatusError, AsyncAnthropic, BadRequestError, NotFoundError
@@ -92,7 +93,7 @@ async def stack(
         lambda: True,
         on_heartbeat=lambda _: False,
         control_token="unused",
-        batches=BatchRoutes(service, endpoint.authenticate),
+        batches=BatchRoutes(service, endpoint.authenticate, endpoint.new_request_id),
     )
     try:
         async with (
@@ -259,6 +260,70 @@ def test_results_are_told_a_line_each_however_the_endpoint_lays_out_its_answers(
             (text,) = result.message.content
             assert text.type == "text"
             assert text.text == "one\ntwo"
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "kind"),
+    [
+        ("GET", "/v1/messages/batches/nope", 404, "not_found_error"),
+        ("GET", "/v1/messages/batches?limit=0", 400, "invalid_request_error"),
+        ("POST", "/v1/messages/batches", 400, "invalid_request_error"),
+        ("PUT", "/v1/messages/batches", 405, "invalid_request_error"),
+        ("GET", "/v1/messages", 405, "invalid_request_error"),
+        ("GET", "/v1/messages/batches/a/b/c", 404, "not_found_error"),
+        ("GET", "/v2", 404, "not_found_error"),
+    ],
+)
+def test_every_error_has_the_shape_of_the_api_and_the_id_of_its_request(
+    tmp_path: Path, method: str, path: str, status: int, kind: str
+) -> None:
+    async def body() -> None:
+        async with stack(tmp_path) as (client, _, _), aiohttp.ClientSession() as session:
+            url = str(client.base_url).rstrip("/") + path
+            async with session.request(method, url, headers={"x-api-key": "one"}) as answer:
+                told = await answer.json()
+                assert (answer.status, told["type"], told["error"]["type"]) == (
+                    status,
+                    "error",
+                    kind,
+                )
+                assert told["request_id"] == answer.headers["request-id"]
+                assert told["request_id"].startswith("req_")
+
+    asyncio.run(body())
+
+
+def test_every_answer_about_batches_has_a_request_id_of_its_own(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with stack(tmp_path) as (client, _, _):
+            batch = await client.messages.batches.create(requests=[request("a", "hi")])
+            seen = await ended(client, batch.id)
+            ids = {batch._request_id, seen._request_id}
+            assert len(ids) == 2
+            assert None not in ids
+
+    asyncio.run(body())
+
+
+def test_an_upload_that_breaks_off_leaves_no_batch_and_no_traceback(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def body() -> None:
+        async with stack(tmp_path) as (client, _, _):
+            _, writer = await asyncio.open_connection("127.0.0.1", client.base_url.port)
+            writer.write(
+                b"POST /v1/messages/batches HTTP/1.1\r\nhost: x\r\nx-api-key: one\r\n"
+                b'content-length: 1000\r\n\r\n{"requests'
+            )
+            await writer.drain()
+            # Answered on a connection of its own: by then the server has read what came before.
+            assert [b async for b in await client.messages.batches.list()] == []
+            writer.close()
+            await writer.wait_closed()
+            assert [b async for b in await client.messages.batches.list()] == []
+        assert [record for record in caplog.records if record.exc_info] == []
 
     asyncio.run(body())
 
