@@ -17,6 +17,7 @@ from reference_impl.database.entries import LedgerEntry
 __all__ = [
     "RESULT_KINDS",
     "Batch",
+    "BatchPage",
     "BatchRequest",
     "BatchStore",
     "Claim",
@@ -55,6 +56,13 @@ class Batch(msgspec.Struct, frozen=True):
         if self.processing == 0:
             return "ended"
         return "in_progress" if self.cancel_initiated_s is None else "canceling"
+
+
+class BatchPage(msgspec.Struct, frozen=True):
+    """Some batches of a tenant, the newest first. `has_more`: others follow, in the direction of the page."""
+
+    batches: list[Batch]
+    has_more: bool = False
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -96,8 +104,18 @@ class BatchStore(Protocol):
 
     async def get(self, batch_id: str) -> Batch | None: ...
 
-    async def of_tenant(self, tenant: str) -> list[Batch]:
-        """All of a tenant, the newest first."""
+    async def of_tenant(
+        self,
+        tenant: str,
+        limit: int,
+        *,
+        after_id: str | None = None,
+        before_id: str | None = None,
+    ) -> BatchPage | None:
+        """At most `limit` of a tenant: the newest, those next after (older than) a batch, or those next before (newer).
+
+        None: the tenant has no batch of that id. Only the batches of the page are counted. `after_id` goes before `before_id`.
+        """
         ...
 
     async def claim(self, batch_id: str, index: int) -> Claim | None:

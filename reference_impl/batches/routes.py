@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -24,7 +24,6 @@ log = logging.getLogger("twinload.batches")
 
 _PATH: Final = "/v1/messages/batches"
 _MAX_BODY_BYTES: Final = 256 * 1024 * 1024  # the Message Batches API's own limit
-_RESULTS_AT_ONCE: Final = 500
 _DEFAULT_PAGE: Final = 20
 _MAX_PAGE: Final = 1000
 _CLIENT_LEFT: Final = 499  # as nginx calls it; nobody hears it
@@ -117,20 +116,14 @@ class BatchRoutes:
             limit = 0
         if not 1 <= limit <= _MAX_PAGE:
             raise InvalidRequest(f"limit: expected 1 to {_MAX_PAGE}, got {query['limit'][:20]!r}")
-        batches = await self._service.of_tenant(tenant)
-        ids = [batch.batch_id for batch in batches]
-        if (after := query.get("after_id")) is not None:
-            batches = batches[_place(ids, "after_id", after) + 1 :]
-            page, more = batches[:limit], len(batches) > limit
-        elif (before := query.get("before_id")) is not None:
-            batches = batches[: _place(ids, "before_id", before)]
-            page, more = batches[-limit:], len(batches) > limit
-        else:
-            page, more = batches[:limit], len(batches) > limit
+        found = await self._service.of_tenant(
+            tenant, limit, after_id=query.get("after_id"), before_id=query.get("before_id")
+        )
+        page = found.batches
         return JSONResponse(
             {
                 "data": [_shown(request, batch) for batch in page],
-                "has_more": more,
+                "has_more": found.has_more,
                 "first_id": page[0].batch_id if page else None,
                 "last_id": page[-1].batch_id if page else None,
             }
@@ -151,22 +144,8 @@ class BatchRoutes:
 
     async def _results(self, request: Request, tenant: str) -> Response:
         batch_id = request.path_params["batch_id"]
-        first = await self._service.results(tenant, batch_id, -1, _RESULTS_AT_ONCE)
-
-        async def lines() -> AsyncIterator[bytes]:
-            rows = first
-            while rows:
-                yield b"".join(line for _, line in rows)
-                rows = await self._service.results(tenant, batch_id, rows[-1][0], _RESULTS_AT_ONCE)
-
-        return StreamingResponse(lines(), media_type="application/x-jsonl")
-
-
-def _place(ids: list[str], field: str, batch_id: str) -> int:
-    try:
-        return ids.index(batch_id)
-    except ValueError:
-        raise InvalidRequest(f"{field}: no batch {batch_id[:100]!r}") from None
+        lines = await self._service.results(tenant, batch_id)
+        return StreamingResponse(lines, media_type="application/x-jsonl")
 
 
 def _shown(request: Request, batch: Batch) -> dict[str, Any]:

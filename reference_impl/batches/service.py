@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
 from reference_impl.batches.mending import BatchMender
-from reference_impl.batches.port import Batch, BatchRequest, BatchStore
+from reference_impl.batches.port import Batch, BatchPage, BatchRequest, BatchStore
 from reference_impl.compute import Compute, InlineCompute
 from reference_impl.database.errors import DatabaseUnavailable
 from reference_impl.errors import InvalidRequest, NotFound, Rejected
@@ -27,6 +27,7 @@ TASK_TYPE: Final = "messages.batch"
 MAX_REQUESTS: Final = 100_000  # the Message Batches API's own limit
 _LIFE_S: Final = 24 * 3600.0
 _ENQUEUE_AT_ONCE: Final = 1000
+_RESULTS_AT_ONCE: Final = 500
 _CUSTOM_ID: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
@@ -112,24 +113,44 @@ class BatchService:
             return await self.retrieve(tenant, batch_id)
         return batch
 
-    async def of_tenant(self, tenant: str) -> list[Batch]:
-        """The newest first."""
-        return await self._store.of_tenant(tenant)
+    async def of_tenant(
+        self, tenant: str, limit: int, *, after_id: str | None = None, before_id: str | None = None
+    ) -> BatchPage:
+        """A page of them, the newest first; see `BatchStore.of_tenant`. Raises InvalidRequest for a cursor that is no batch."""
+        page = await self._store.of_tenant(tenant, limit, after_id=after_id, before_id=before_id)
+        if page is None:
+            side, cursor = ("before_id", before_id) if after_id is None else ("after_id", after_id)
+            raise InvalidRequest(f"{side}: no batch {(cursor or '')[:100]!r}")
+        return page
 
-    async def results(
-        self, tenant: str, batch_id: str, after: int, limit: int
-    ) -> list[tuple[int, bytes]]:
-        """(index, line of JSON) of the results above index `after`. Raises InvalidRequest while the batch runs."""
+    async def results(self, tenant: str, batch_id: str) -> AsyncIterator[bytes]:
+        """Lines of JSON, one a result. Raises InvalidRequest while the batch runs.
+
+        It raises NotFound on the way where the batch is deleted meanwhile: what was read so far is not all.
+        """
         batch = await self.retrieve(tenant, batch_id)
         if batch.status != "ended":
             raise InvalidRequest(
                 f"message batch {batch_id} has no results yet: its status is {batch.status}"
             )
-        rows = await self._store.results(batch_id, after, limit)
-        return [
-            (index, b'{"custom_id":"%b","result":%b}\n' % (custom_id.encode(), result))
-            for index, custom_id, result in rows
-        ]
+        first = await self._store.results(batch_id, -1, _RESULTS_AT_ONCE)
+        return self._lines(batch, first)
+
+    async def _lines(
+        self, batch: Batch, rows: list[tuple[int, str, bytes]]
+    ) -> AsyncIterator[bytes]:
+        """A batch that has ended stays as it is, so it is not looked at again for each page of its results."""
+        left = batch.succeeded + batch.errored + batch.canceled + batch.expired
+        while rows:
+            left -= len(rows)
+            yield b"".join(
+                b'{"custom_id":"%b","result":%b}\n' % (custom_id.encode(), result)
+                for _, custom_id, result in rows
+            )
+            if not left:
+                return
+            rows = await self._store.results(batch.batch_id, rows[-1][0], _RESULTS_AT_ONCE)
+        raise NotFound(f"message batch {batch.batch_id} was deleted while its results were read")
 
     async def cancel(self, tenant: str, batch_id: str) -> Batch:
         """End it early: what is not running yet is canceled, as the workers come to it."""

@@ -7,7 +7,15 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from reference_impl.batches.port import Batch, BatchRequest, Claim, RequestProgress, ResultKind
+from reference_impl.batches.port import (
+    Batch,
+    BatchPage,
+    BatchRequest,
+    Claim,
+    RequestProgress,
+    ResultKind,
+)
+from reference_impl.database.batch_pages import side_of
 from reference_impl.database.entries import LedgerEntry
 
 __all__ = ["MemoryBatches"]
@@ -65,10 +73,26 @@ class MemoryBatches:
             ended_s=None if counts[None] else max(r.recorded_s for r in requests),
         )
 
-    async def of_tenant(self, tenant: str) -> list[Batch]:
-        found = [await self.get(b.batch_id) for b in self._batches.values() if b.tenant == tenant]
-        batches = [batch for batch in found if batch is not None]
-        return sorted(batches, key=lambda b: (b.created_s, b.batch_id), reverse=True)
+    async def of_tenant(
+        self,
+        tenant: str,
+        limit: int,
+        *,
+        after_id: str | None = None,
+        before_id: str | None = None,
+    ) -> BatchPage | None:
+        own = [batch for batch in self._batches.values() if batch.tenant == tenant]
+        own.sort(key=lambda batch: (batch.created_s, batch.batch_id), reverse=True)
+        ids = [batch.batch_id for batch in own]
+        side, cursor = side_of(after_id, before_id)
+        if cursor is not None:
+            if cursor not in ids:
+                return None
+            place = ids.index(cursor)
+            ids = ids[place + 1 :] if side == "after" else ids[:place]
+        page = ids[-limit:] if side == "before" else ids[:limit]
+        found = [await self.get(batch_id) for batch_id in page]
+        return BatchPage([batch for batch in found if batch is not None], len(ids) > limit)
 
     async def claim(self, batch_id: str, index: int) -> Claim | None:
         request = self._without_result(batch_id, index)

@@ -15,11 +15,13 @@ import msgspec
 from reference_impl.batches.port import (
     RESULT_KINDS,
     Batch,
+    BatchPage,
     BatchRequest,
     Claim,
     RequestProgress,
     ResultKind,
 )
+from reference_impl.database.batch_pages import page_sql, side_of
 from reference_impl.database.entries import ENTRY_FIELDS, LedgerEntry
 from reference_impl.database.pool import ConnectionPool
 
@@ -28,9 +30,12 @@ __all__ = ["PostgresBatches"]
 _COUNTS: Final = ", ".join(
     f"count(*) FILTER (WHERE kind = '{kind}')" for kind in ("processing", *RESULT_KINDS)
 )
-_SELECT: Final = (
-    f"SELECT b.batch_id, tenant, created_s, expires_s, {_COUNTS}, cancel_initiated_s, max(recorded_s) "  # noqa: S608 - constants
-    "FROM ledger_batches b JOIN ledger_batch_requests USING (batch_id)"
+_COLUMNS: Final = (
+    f"b.batch_id, tenant, created_s, expires_s, {_COUNTS}, cancel_initiated_s, max(recorded_s)"
+)
+_GET: Final = (
+    f"SELECT {_COLUMNS} FROM ledger_batches b JOIN ledger_batch_requests USING (batch_id) "  # noqa: S608 - constants
+    "WHERE b.batch_id = $1 GROUP BY b.batch_id"
 )
 # What is told of, a batch that is accepted or a result, must survive a crash of the server, whatever its default is: the setting
 # holds for this transaction.
@@ -103,19 +108,25 @@ class PostgresBatches:
         return found
 
     async def get(self, batch_id: str) -> Batch | None:
-        rows = await self._pool.fetch(
-            f"{_SELECT} WHERE b.batch_id = $1 GROUP BY b.batch_id", batch_id, idempotent=True
-        )
+        rows = await self._pool.fetch(_GET, batch_id, idempotent=True)
         return _batch(rows[0]) if rows else None
 
-    async def of_tenant(self, tenant: str) -> list[Batch]:
+    async def of_tenant(
+        self,
+        tenant: str,
+        limit: int,
+        *,
+        after_id: str | None = None,
+        before_id: str | None = None,
+    ) -> BatchPage | None:
+        side, cursor = side_of(after_id, before_id)
+        args = (tenant, limit) if cursor is None else (tenant, limit, cursor)
         rows = await self._pool.fetch(
-            f"{_SELECT} WHERE tenant = $1 GROUP BY b.batch_id "
-            'ORDER BY created_s DESC, b.batch_id COLLATE "C" DESC',
-            tenant,
-            idempotent=True,
+            page_sql(side, _COLUMNS, "$", 'batch_id COLLATE "C"'), *args, idempotent=True
         )
-        return [_batch(row) for row in rows]
+        if not rows and cursor is not None and not await self._has(tenant, cursor):
+            return None
+        return BatchPage([_batch(row[:-1]) for row in rows], any(row[-1] for row in rows[:1]))
 
     async def claim(self, batch_id: str, index: int) -> Claim | None:
         rows = await self._pool.fetch(_CLAIM, batch_id, index)
@@ -182,6 +193,15 @@ class PostgresBatches:
                 "DELETE FROM ledger_batch_requests WHERE batch_id = $1", batch_id
             )
             await connection.execute("DELETE FROM ledger_batches WHERE batch_id = $1", batch_id)
+
+    async def _has(self, tenant: str, batch_id: str) -> bool:
+        rows = await self._pool.fetch(
+            "SELECT 1 FROM ledger_batches WHERE tenant = $1 AND batch_id = $2",
+            tenant,
+            batch_id,
+            idempotent=True,
+        )
+        return bool(rows)
 
     async def _change(self, sql: str, *args: Any) -> None:
         await self._pool.execute(sql, *args, idempotent=True)

@@ -11,21 +11,25 @@ import msgspec
 from reference_impl.batches.port import (
     RESULT_KINDS,
     Batch,
+    BatchPage,
     BatchRequest,
     Claim,
     RequestProgress,
     ResultKind,
 )
+from reference_impl.database.batch_pages import page_sql, side_of
 from reference_impl.database.entries import LedgerEntry
 from reference_impl.database.sqlite_store import SqliteLedger, book_entries
 
 __all__ = ["SqliteBatches"]
 
 _COUNTS: Final = ", ".join(f"sum(kind = '{kind}')" for kind in ("processing", *RESULT_KINDS))
-_SELECT: Final = (
-    "SELECT b.batch_id, tenant, created_s, expires_s, "  # noqa: S608 - constants
-    f"{_COUNTS}, cancel_initiated_s, max(recorded_s) "
-    "FROM ledger_batches b JOIN ledger_batch_requests USING (batch_id)"
+_COLUMNS: Final = (
+    f"b.batch_id, tenant, created_s, expires_s, {_COUNTS}, cancel_initiated_s, max(recorded_s)"
+)
+_GET: Final = (
+    f"SELECT {_COLUMNS} FROM ledger_batches b JOIN ledger_batch_requests USING (batch_id) "  # noqa: S608 - constants
+    "WHERE b.batch_id = ? GROUP BY b.batch_id"
 )
 
 
@@ -66,18 +70,23 @@ class SqliteBatches:
         return found
 
     async def get(self, batch_id: str) -> Batch | None:
-        rows = await self._ledger.query(
-            f"{_SELECT} WHERE b.batch_id = ? GROUP BY b.batch_id", batch_id
-        )
+        rows = await self._ledger.query(_GET, batch_id)
         return _batch(rows[0]) if rows else None
 
-    async def of_tenant(self, tenant: str) -> list[Batch]:
-        rows = await self._ledger.query(
-            f"{_SELECT} WHERE tenant = ? GROUP BY b.batch_id "
-            "ORDER BY created_s DESC, b.batch_id DESC",
-            tenant,
-        )
-        return [_batch(row) for row in rows]
+    async def of_tenant(
+        self,
+        tenant: str,
+        limit: int,
+        *,
+        after_id: str | None = None,
+        before_id: str | None = None,
+    ) -> BatchPage | None:
+        side, cursor = side_of(after_id, before_id)
+        args = (tenant, limit) if cursor is None else (tenant, limit, cursor)
+        rows = await self._ledger.query(page_sql(side, _COLUMNS, "?"), *args)
+        if not rows and cursor is not None and not await self._has(tenant, cursor):
+            return None
+        return BatchPage([_batch(row[:-1]) for row in rows], any(row[-1] for row in rows[:1]))
 
     async def claim(self, batch_id: str, index: int) -> Claim | None:
         def work(db: sqlite3.Connection) -> Claim | None:
@@ -163,6 +172,14 @@ class SqliteBatches:
             db.execute("DELETE FROM ledger_batches WHERE batch_id = ?", (batch_id,))
 
         await self._ledger.transaction(work)
+
+    async def _has(self, tenant: str, batch_id: str) -> bool:
+        rows = await self._ledger.query(
+            "SELECT 1 FROM ledger_batches WHERE tenant = ? AND batch_id = ?",
+            tenant,
+            batch_id,
+        )
+        return bool(rows)
 
     async def _change(self, sql: str, *args: object) -> None:
         await self._ledger.transaction(lambda db: db.execute(sql, args).close())

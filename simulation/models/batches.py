@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from reference_impl.batches.port import (
     Batch,
+    BatchPage,
     BatchRequest,
     BatchStore,
     Claim,
@@ -43,8 +44,17 @@ class VirtualBatches:
     async def get(self, batch_id: str) -> Batch | None:
         return await self._query(lambda store: store.get(batch_id))
 
-    async def of_tenant(self, tenant: str) -> list[Batch]:
-        return await self._query(lambda store: store.of_tenant(tenant))
+    async def of_tenant(
+        self,
+        tenant: str,
+        limit: int,
+        *,
+        after_id: str | None = None,
+        before_id: str | None = None,
+    ) -> BatchPage | None:
+        return await self._query(
+            lambda store: store.of_tenant(tenant, limit, after_id=after_id, before_id=before_id)
+        )
 
     async def claim(self, batch_id: str, index: int) -> Claim | None:
         return await self._query(lambda store: store.claim(batch_id, index))

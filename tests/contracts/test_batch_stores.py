@@ -37,6 +37,12 @@ async def entries(store: LedgerStore) -> list[LedgerEntry]:
     return [found async for page in store.entries() for found in page]
 
 
+async def ids(store: LedgerStore, tenant: str, limit: int, **cursor: str) -> tuple[list[str], bool]:
+    page = await store.batches().of_tenant(tenant, limit, **cursor)
+    assert page is not None
+    return [batch.batch_id for batch in page.batches], page.has_more
+
+
 def test_a_batch_is_kept_as_it_was_given_and_counts_its_results(world: LedgerWorld) -> None:
     async def body(one: LedgerStore, other: LedgerStore) -> None:
         await one.batches().create(batch_of(5), requests(5))
@@ -149,7 +155,7 @@ def test_what_a_crash_left_stored_is_found(world: LedgerWorld) -> None:
     world.play(body)
 
 
-def test_a_tenants_batches_are_its_own_the_newest_first(world: LedgerWorld) -> None:
+def test_a_tenants_batches_are_its_own_the_newest_first_page_by_page(world: LedgerWorld) -> None:
     async def body(one: LedgerStore, other: LedgerStore) -> None:
         store = one.batches()
         for name, tenant, created_s in (
@@ -159,7 +165,37 @@ def test_a_tenants_batches_are_its_own_the_newest_first(world: LedgerWorld) -> N
             ("c", "x", 2.0),
         ):
             await store.create(batch_of(1, name, tenant, created_s), requests(1))
-        assert [found.batch_id for found in await other.batches().of_tenant("x")] == ["c", "a", "b"]
-        assert await other.batches().of_tenant("nobody") == []
+        assert await ids(other, "x", 9) == (["c", "a", "b"], False)
+        assert await ids(other, "x", 3) == (["c", "a", "b"], False)
+        assert await ids(other, "x", 2) == (["c", "a"], True)
+        assert await ids(other, "x", 1, after_id="c") == (["a"], True)
+        assert await ids(other, "x", 1, after_id="a") == (["b"], False)
+        assert await ids(other, "x", 1, after_id="b") == ([], False)
+        assert await ids(other, "x", 1, before_id="b") == (["a"], True)
+        assert await ids(other, "x", 2, before_id="b") == (["c", "a"], False)
+        assert await ids(other, "x", 2, before_id="c") == ([], False)
+        assert await ids(other, "nobody", 2) == ([], False)
+        for cursor in ("d", "unknown"):  # another tenant's is as unknown as none
+            assert await other.batches().of_tenant("x", 2, after_id=cursor) is None
+            assert await other.batches().of_tenant("x", 2, before_id=cursor) is None
+
+    world.play(body)
+
+
+def test_a_page_counts_the_results_of_its_batches(world: LedgerWorld) -> None:
+    async def body(one: LedgerStore, other: LedgerStore) -> None:
+        store = one.batches()
+        for n, name in enumerate(("old", "middle", "new")):
+            await store.create(batch_of(2, name, created_s=float(n)), requests(2))
+        await store.record("middle", 0, "succeeded", OK, 6.0)
+        await store.record("new", 0, "succeeded", OK, 6.0)
+        await store.record("new", 1, "errored", OK, 7.0)
+        page = await other.batches().of_tenant("k", 2)
+        assert page is not None
+        assert page.batches == [await store.get("new"), await store.get("middle")]
+        assert [(found.processing, found.ended_s) for found in page.batches] == [
+            (0, 7.0),
+            (1, None),
+        ]
 
     world.play(body)

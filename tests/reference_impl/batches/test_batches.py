@@ -18,10 +18,11 @@ from reference_impl.batches.port import Batch, BatchRequest
 from reference_impl.batches.routes import BatchRoutes
 from reference_impl.batches.service import BatchService
 from reference_impl.batches.worker import BatchWorker
+from reference_impl.database.memory_batches import MemoryBatches
 from reference_impl.database.memory_store import MemoryLedger
 from reference_impl.database.sqlite_store import SqliteLedger
 from reference_impl.deployment import RetrySpec
-from reference_impl.errors import InvalidRequest, Overloaded
+from reference_impl.errors import InvalidRequest, NotFound, Overloaded
 from reference_impl.live.serving import serving
 from reference_impl.live.wall_clock import wall_clock_s
 from reference_impl.messages import Call, Completion, Emit, Usage
@@ -182,6 +183,11 @@ def test_a_tenant_sees_its_own_batches_page_by_page(tmp_path: Path) -> None:
             ]
             seen = [batch.id async for batch in one.messages.batches.list(limit=2)]
             assert seen == made[::-1]
+            page = await one.messages.batches.list(before_id=made[0], limit=3)
+            assert [batch.id for batch in page.data] == made[1:4][::-1]
+            assert page.has_more
+            with pytest.raises(BadRequestError, match=f"before_id: no batch '{made[0]}'"):
+                await two.messages.batches.list(before_id=made[0])
             assert [batch.id async for batch in two.messages.batches.list()] == []
             with pytest.raises(NotFoundError):
                 await two.messages.batches.retrieve(made[0])
@@ -355,9 +361,34 @@ def test_a_batch_that_was_not_done_in_a_day_expires() -> None:
         now[0] += 24 * 3600
         batch = await service.retrieve("", batch.batch_id)
         assert (batch.status, batch.expired) == ("ended", 1)
-        assert await service.results("", batch.batch_id, -1, 10) == [
-            (0, b'{"custom_id":"a","result":{"type":"expired"}}\n')
-        ]
+        lines = [part async for part in await service.results("", batch.batch_id)]
+        assert lines == [b'{"custom_id":"a","result":{"type":"expired"}}\n']
+
+    asyncio.run(body())
+
+
+def test_a_download_looks_at_its_batch_once_and_breaks_where_that_is_deleted() -> None:
+    async def body() -> None:
+        looks: list[str] = []
+
+        class Counting(MemoryBatches):
+            async def get(self, batch_id: str) -> Batch | None:
+                looks.append(batch_id)
+                return await super().get(batch_id)
+
+        store = Counting(lambda _: None)
+        service = BatchService(store, MemoryQueue(), wall_clock_s)
+        params = msgspec.Raw(msgspec.json.encode(request("a", "hi")["params"]))
+        batch = await service.create("", [BatchRequest(f"r{n}", params) for n in range(1700)])
+        await store.expire(batch.batch_id, b'{"type":"expired"}', 1.0)
+        parts = [part async for part in await service.results("", batch.batch_id)]
+        assert [part.count(b"\n") for part in parts] == [500, 500, 500, 200]
+        assert looks == [batch.batch_id]
+        lines = await service.results("", batch.batch_id)
+        assert (await anext(lines)).count(b"\n") == 500
+        await store.delete(batch.batch_id)
+        with pytest.raises(NotFound, match="while its results were read"):
+            await anext(lines)
 
     asyncio.run(body())
 

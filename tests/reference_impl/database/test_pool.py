@@ -11,6 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from reference_impl.batches.port import BatchPage
 from reference_impl.database.entries import KeyBudget
 from reference_impl.database.errors import (
     BadDsn,
@@ -294,18 +295,20 @@ def test_a_failing_migration_leaves_nothing_half_done() -> None:
     with_pool(work)
 
 
-def test_a_database_of_an_older_version_keeps_its_rows() -> None:
+@pytest.mark.parametrize("version", range(1, KNOWN))
+def test_a_database_of_an_older_version_keeps_its_rows(version: int) -> None:
     dsn = fresh_database()
 
     async def main() -> None:
         store = PostgresLedger(ConnectionPool(dsn, 1, 1))
         await store.pool.initialize()
         async with store.pool.acquire() as connection:
-            assert await migrate_postgres(connection, steps("postgres")[:1]) == [1]
+            applied = await migrate_postgres(connection, steps("postgres")[:version])
+            assert applied == list(range(1, version + 1))
         await store.set_budget("k", 7)
         await store.open()
         assert await store.budgets() == [KeyBudget("k", 7)]
-        assert await store.batches().of_tenant("k") == []
+        assert await store.batches().of_tenant("k", 1) == BatchPage([])
         await store.aclose()
 
     asyncio.run(main())
