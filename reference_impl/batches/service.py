@@ -105,13 +105,11 @@ class BatchService:
     async def retrieve(self, tenant: str, batch_id: str) -> Batch:
         """Raises NotFound, for the batches of other tenants too."""
         batch = await self._store.get(batch_id)
-        if batch is None or batch.tenant != tenant:
-            raise NotFound(f"message batch {batch_id[:100]} not found")
-        now = self._wall_clock()
-        if batch.processing and now >= batch.expires_s:
-            await self._store.expire(batch_id, b'{"type":"expired"}', now)
-            return await self.retrieve(tenant, batch_id)
-        return batch
+        if batch is not None and batch.tenant == tenant:
+            batch = await self._as_of_now(batch)
+            if batch is not None:
+                return batch
+        raise NotFound(f"message batch {batch_id[:100]} not found")
 
     async def of_tenant(
         self, tenant: str, limit: int, *, after_id: str | None = None, before_id: str | None = None
@@ -121,7 +119,8 @@ class BatchService:
         if page is None:
             side, cursor = ("before_id", before_id) if after_id is None else ("after_id", after_id)
             raise InvalidRequest(f"{side}: no batch {(cursor or '')[:100]!r}")
-        return page
+        now = [await self._as_of_now(batch) for batch in page.batches]
+        return BatchPage([batch for batch in now if batch is not None], page.has_more)
 
     async def results(self, tenant: str, batch_id: str) -> AsyncIterator[bytes]:
         """Lines of JSON, one a result. Raises InvalidRequest while the batch runs.
@@ -164,6 +163,13 @@ class BatchService:
         if batch.status != "ended":
             raise InvalidRequest(f"message batch {batch_id} is {batch.status}: cancel it first")
         await self._store.delete(batch_id)
+
+    async def _as_of_now(self, batch: Batch) -> Batch | None:
+        """Whoever looks first after its day is over ends a batch, as of that instant. None: it was deleted meanwhile."""
+        if not batch.processing or self._wall_clock() < batch.expires_s:
+            return batch
+        await self._store.expire(batch.batch_id, b'{"type":"expired"}', batch.expires_s)
+        return await self._store.get(batch.batch_id)
 
     async def mended(self) -> None:
         """Return when what failures left half done is finished."""

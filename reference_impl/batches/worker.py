@@ -40,11 +40,12 @@ _NONE = BatchParams("", 0, [])
 
 
 class _Effect(msgspec.Struct):
-    """What a run leaves: the result as the API shows it, and the row that it costs."""
+    """What a run leaves: the result as the API shows it, and the row that it costs. `at_s`: when it came; None: now."""
 
     kind: ResultKind
     result: msgspec.Raw
     entry: LedgerEntry | None = None
+    at_s: float | None = None
 
 
 _encode = msgspec.json.Encoder().encode
@@ -122,10 +123,10 @@ class BatchWorker:
     async def finish(self, key: str, effect: bytes) -> bool:
         batch_id, index = _place(key)
         done = _decode_effect(effect)
-        now = self._wall_clock()
+        at_s = self._wall_clock() if done.at_s is None else done.at_s
         try:
             first = await self._store.record(
-                batch_id, index, done.kind, bytes(done.result), now, done.entry
+                batch_id, index, done.kind, bytes(done.result), at_s, done.entry
             )
         except DatabaseUnavailable as error:
             raise EffectsUnavailable(summary(error)) from error
@@ -165,7 +166,8 @@ class BatchWorker:
         if claim.is_canceled:
             return _Effect("canceled", msgspec.Raw(b'{"type":"canceled"}'))
         if self._wall_clock() >= claim.expires_s:
-            return _Effect("expired", msgspec.Raw(b'{"type":"expired"}'))
+            # As of then, and not of whenever somebody came to it.
+            return _Effect("expired", msgspec.Raw(b'{"type":"expired"}'), at_s=claim.expires_s)
         usage = Usage()
         outcome: Outcome = "ok"
         kind: ResultKind = "succeeded"

@@ -352,16 +352,25 @@ def test_a_batch_that_a_crash_left_stored_is_enqueued_at_the_next_start() -> Non
     asyncio.run(body())
 
 
-def test_a_batch_that_was_not_done_in_a_day_expires() -> None:
+def test_a_batch_that_was_not_done_in_a_day_has_ended_then_whoever_looks_first_and_when() -> None:
     async def body() -> None:
         now = [1000.0]
-        service = BatchService(MemoryLedger().batches(), MemoryQueue(), lambda: now[0])
+        store = MemoryLedger().batches()
+        service = BatchService(store, MemoryQueue(), lambda: now[0])
         params = msgspec.Raw(msgspec.json.encode(request("a", "hi")["params"]))
-        batch = await service.create("", [BatchRequest("a", params)])
-        now[0] += 24 * 3600
-        batch = await service.retrieve("", batch.batch_id)
-        assert (batch.status, batch.expired) == ("ended", 1)
-        lines = [part async for part in await service.results("", batch.batch_id)]
+        first = await service.create("", [BatchRequest("a", params), BatchRequest("b", params)])
+        second = await service.create("", [BatchRequest("a", params)])
+        await store.record(first.batch_id, 1, "succeeded", b"{}", 2000.0)
+        now[0] += 24 * 3600 - 0.1
+        assert (await service.retrieve("", first.batch_id)).status == "in_progress"
+        now[0] += 10 * 24 * 3600
+        listed = (await service.of_tenant("", 2)).batches
+        assert [(batch.status, batch.expired) for batch in listed] == [("ended", 1)] * 2
+        for batch in (first, second):
+            seen = await service.retrieve("", batch.batch_id)
+            assert (seen.status, seen.expired) == ("ended", 1)
+            assert seen.ended_s == seen.expires_s == 1000.0 + 24 * 3600
+        lines = [part async for part in await service.results("", second.batch_id)]
         assert lines == [b'{"custom_id":"a","result":{"type":"expired"}}\n']
 
     asyncio.run(body())

@@ -224,9 +224,10 @@ def test_a_batch_overspends_no_budget_and_what_it_does_not_use_is_free_again() -
 def test_what_is_canceled_or_expired_costs_nothing() -> None:
     async def main() -> None:
         scene = Scene(Endpoint())
-        scene.expires_s = 0.0
+        scene.expires_s = -50.0
         await scene.play(2)
-        assert ((await scene.batch()).expired, await scene.rows()) == (2, [])
+        batch = await scene.batch()
+        assert (batch.expired, batch.ended_s, await scene.rows()) == (2, -50.0, [])
         scene = Scene(Endpoint(Overloaded("busy")))
 
         async def cancel() -> None:
