@@ -24,9 +24,10 @@ from reference_impl.queues.inbox import Delivery
 from reference_impl.queues.letters import as_new
 from reference_impl.queues.port import DeadLetter, QueuedTask, QueueStatistics
 from reference_impl.queues.rabbitmq_errors import AMQP_ERRORS, translated
+from reference_impl.queues.rabbitmq_intake import RabbitMQIntake
 from reference_impl.queues.rabbitmq_layout import Layout, delay_tier_ms
 from reference_impl.queues.rabbitmq_letters import letter_in, letter_to
-from reference_impl.queues.rabbitmq_receiver import RabbitMQReceiver, Receipt
+from reference_impl.queues.rabbitmq_receiver import Receipt
 from reference_impl.queues.rabbitmq_session import Publication, RabbitMQSession
 from reference_impl.queues.starting import without_password
 
@@ -85,29 +86,41 @@ class RabbitMQQueue(BrokerQueue[RabbitMQSession, Receipt]):
         self._url = connection_url
         self._heartbeat_s = heartbeat_s
         self._layout = Layout(name, levels, delivery_limit, capacity)
-        self._prefetch = 0
-        # Whether tasks were asked for since the last look, and how many calls wait for some.
+        # A quarter of the limit: the rest is for consumers that died.
+        self._most_requeued = delivery_limit // 4
+        self._intake = RabbitMQIntake(self._inbox, self._counts, clock, levels)
+        # Whether tasks were asked for since the last look.
         self._asked = False
-        self._waiting = 0
+        self._fetching: asyncio.Task[None] | None = None
+        # Why nothing comes, for those who wait.
+        self._trouble: QueueError | None = None
         self._keeper: asyncio.Task[None] | None = None
 
     # -- the port -----------------------------------------------------------------------------------------------------
 
     async def dequeue_many(self, max_tasks: int, wait_s: float = 0.0) -> list[QueuedTask]:
-        until_s = asyncio.get_running_loop().time() + max(wait_s, _ON_THE_WAY_S)
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + wait_s
         self._asked = True
-        self._waiting += 1
+        self._trouble = None
+        self._intake.asked += max_tasks
         try:
-            await self._consume(self._inbox.held_count + max_tasks)
-            return await self._await_tasks(max_tasks, until_s)
+            await self._connected()
+            if not self._intake.suffices():
+                fetched = asyncio.shield(self._fetch(max_tasks))
+                await asyncio.gather(fetched, return_exceptions=True)
+            return await self._await_tasks(max_tasks, max(until_s, loop.time() + _ON_THE_WAY_S))
         finally:
-            self._waiting -= 1
+            self._intake.asked -= max_tasks
 
     async def ack_many(self, task_ids: Sequence[str]) -> list[bool]:
         self._check_open()
         results = []
+        now_s = asyncio.get_running_loop().time()
         for task_id in task_ids:
             copies = self._inbox.settle(task_id)
+            if copies:
+                self._intake.note_held(now_s - (copies[0].lease_ends_s - self.lease_s))
             for copy in copies:
                 await self._drop(copy)
             results.append(bool(copies) and copies[0].receipt.session.is_open)
@@ -170,9 +183,11 @@ class RabbitMQQueue(BrokerQueue[RabbitMQSession, Receipt]):
     async def close(self) -> None:
         if self._closed:
             return
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+        self._closed = True
+        background = [task for task in (self._fetching, self._keeper) if task is not None]
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
         session = self._session
         if session is not None and session.is_open:
             try:
@@ -181,8 +196,8 @@ class RabbitMQQueue(BrokerQueue[RabbitMQSession, Receipt]):
                     await self._hand_back_unwanted(session)
             except QueueError as error:
                 logger.warning("what was held is delivered again by the broker: %s", error)
+        if session is not None:
             await session.close()
-        self._closed = True
         self._inbox.clear()
         self._inbox.arrived.set()
 
@@ -226,7 +241,7 @@ class RabbitMQQueue(BrokerQueue[RabbitMQSession, Receipt]):
 
     async def _drop(self, delivery: Delivery[Receipt]) -> None:
         """Acknowledge; a session that is gone has given the message to others."""
-        session, tag = delivery.receipt
+        session, tag, _ = delivery.receipt
         if session.is_open:
             try:
                 await session.ack(tag)
@@ -240,11 +255,20 @@ class RabbitMQQueue(BrokerQueue[RabbitMQSession, Receipt]):
         await self._republish(session, held)
 
     async def _hand_back_unwanted(self, session: RabbitMQSession) -> None:
-        """What arrived and nobody here asks for; others may be idle. Where that fails the session ends, and gives it back."""
-        self._prefetch = 0
+        """What arrived and nobody here asks for; others may be idle. Where that fails the session ends, and gives it back.
+
+        To its place, so that the order of its class survives. The broker counts that towards the delivery limit, so what
+        has come back a few times already goes behind what waits, as new.
+        """
         try:
-            await session.stop_consuming()
-            await self._republish(session, [[delivery] for delivery in self._inbox.withdraw_all()])
+            await self._intake.stop(session)
+            worn: list[list[Delivery[Receipt]]] = []
+            for delivery in self._inbox.withdraw_all():
+                if delivery.task.redeliveries < self._most_requeued:
+                    await session.requeue(delivery.receipt.tag)
+                else:
+                    worn.append([delivery])
+            await self._republish(session, worn)
         except BaseException:
             session.ended.set()
             raise
@@ -266,17 +290,35 @@ class RabbitMQQueue(BrokerQueue[RabbitMQSession, Receipt]):
 
     # -- receiving ----------------------------------------------------------------------------------------------------
 
-    async def _consume(self, wanted: int) -> None:
-        """Have tasks delivered, as many of a class as are held and wanted here: more would wait while others are idle."""
-        session = await self._connected()
-        if wanted <= self._prefetch:
-            return
-        self._prefetch = max(wanted, 2 * self._prefetch)
-        async with self._translating():
-            await session.consume(self._prefetch, self._receiver(session).receive)
+    def _before_waiting(self, max_tasks: int, _remaining_s: float) -> None:
+        if self._trouble is not None:
+            raise self._trouble
+        if not self._intake.suffices():
+            self._fetch(max_tasks)
 
-    def _receiver(self, session: RabbitMQSession) -> RabbitMQReceiver:
-        return RabbitMQReceiver(session, self._inbox, self._counts, self._clock)
+    def _fetch(self, max_tasks: int) -> asyncio.Task[None]:
+        """The fetch that runs, or another.
+
+        It goes on without a caller who gives up: cut off, it would leave a message with nobody, or a class without consumer.
+        """
+        if self._fetching is None or self._fetching.done():
+            self._fetching = asyncio.create_task(
+                self._fetch_to_its_end(max_tasks), name="background:rabbitmq-fetch"
+            )
+        return self._fetching
+
+    async def _fetch_to_its_end(self, max_tasks: int) -> None:
+        try:
+            async with self._exchange(max_tasks) as session:
+                try:
+                    await self._intake.fetch(session, max_tasks)
+                except BaseException:
+                    session.ended.set()
+                    raise
+        except QueueError as error:
+            self._trouble = error
+        finally:
+            self._inbox.arrived.set()  # those who wait look again
 
     # -- the connection -----------------------------------------------------------------------------------------------
 
@@ -287,16 +329,18 @@ class RabbitMQQueue(BrokerQueue[RabbitMQSession, Receipt]):
         self._inbox.clear()
         session = RabbitMQSession(self._layout)
         await session.open(self._url, self._heartbeat_s, self._timeout_s)
-        if self._prefetch:
-            try:
-                async with asyncio.timeout(self._timeout_s):
-                    await session.consume(self._prefetch, self._receiver(session).receive)
-            except AMQP_ERRORS as error:
-                await session.close()
-                raise self._translated(error) from error
-            except BaseException:
-                await session.close()  # else it would hold tasks that nobody hands out
-                raise
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._intake.resume(session)
+        except AMQP_ERRORS as error:
+            await session.close()
+            raise self._translated(error) from error
+        except BaseException:
+            await session.close()  # else it would hold tasks that nobody hands out
+            raise
+        if self._closed:
+            await session.close()
+            self._check_open()
         if self._keeper is None:
             self._keeper = asyncio.create_task(self._keep(), name="background:rabbitmq-keeper")
         return session
@@ -331,7 +375,7 @@ class RabbitMQQueue(BrokerQueue[RabbitMQSession, Receipt]):
 
     async def _look_after(self, session: RabbitMQSession | None) -> None:
         if session is None or not session.is_open:
-            if self._prefetch:
+            if self._intake.prefetch:
                 # Outside of an exchange: it has limits of its own, and what is cut off half-way begins anew.
                 await self._connected()
             elif session is not None:
@@ -341,7 +385,9 @@ class RabbitMQQueue(BrokerQueue[RabbitMQSession, Receipt]):
         else:
             async with self._translating():
                 await self._end_leases(session)
-                if not (self._asked or self._waiting) and self._inbox.waiting():
+                is_fetching = self._fetching is not None and not self._fetching.done()
+                is_wanted = self._asked or self._intake.asked or is_fetching
+                if not is_wanted and self._inbox.waiting():
                     await self._hand_back_unwanted(session)
         self._asked = False
 

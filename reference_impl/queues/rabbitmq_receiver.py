@@ -23,10 +23,14 @@ logger = logging.getLogger(__name__)
 
 
 class Receipt(NamedTuple):
-    """A delivery is known by its tag to the session that it came through, and to no other."""
+    """A delivery is known by its tag to the session that it came through, and to no other.
+
+    `consumers` numbers those of a connection, by which it came; 0: it was got.
+    """
 
     session: RabbitMQSession
     tag: int
+    consumers: int
 
 
 class RabbitMQReceiver:
@@ -34,6 +38,7 @@ class RabbitMQReceiver:
 
     Args:
         counts: where redeliveries and burials are noted. clock: of the instants of burials.
+        consumers: the number of those that it serves; 0: none.
     """
 
     def __init__(
@@ -42,11 +47,13 @@ class RabbitMQReceiver:
         inbox: Inbox[Receipt],
         counts: Counts,
         clock: Callable[[], float],
+        consumers: int,
     ) -> None:
         self._session = session
         self._inbox = inbox
         self._counts = counts
         self._clock = clock
+        self._consumers = consumers
 
     async def receive(self, level: int, message: DeliveredMessage) -> None:
         tag = int(getattr(message.delivery, "delivery_tag", 0))
@@ -59,7 +66,7 @@ class RabbitMQReceiver:
         if isinstance(redeliveries, int) and redeliveries:
             task = msgspec.structs.replace(task, redeliveries=redeliveries)
             self._counts.redelivered += 1
-        self._inbox.put(Delivery(task, level, Receipt(self._session, tag)))
+        self._inbox.put(Delivery(task, level, Receipt(self._session, tag, self._consumers)))
 
     async def _bury(self, tag: int, body: bytes, reason: str) -> None:
         """Where that fails the broker has it still, and delivers it again to another session."""

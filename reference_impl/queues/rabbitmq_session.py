@@ -227,6 +227,12 @@ class RabbitMQSession:
             self._tags.append(ok.consumer_tag)
 
     @_asking
+    async def get(self, level: int) -> DeliveredMessage | None:
+        """The next message of a class; None if none waits."""
+        message: DeliveredMessage = await self._consumer.basic_get(self.layout.classes[level])
+        return message if isinstance(message.delivery, Basic.GetOk) else None
+
+    @_asking
     async def stop_consuming(self) -> None:
         former, self._tags = self._tags, []
         for tag in former:

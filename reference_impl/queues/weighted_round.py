@@ -31,6 +31,13 @@ class WeightedRound:
         self.length = levels * (levels + 1) // 2
         self._credit = [0] * levels
 
+    def next_of(self, waiting: Sequence[object]) -> int | None:
+        """What `choose` would say, which takes the turn."""
+        credit = self._credit.copy()
+        level = self.choose(waiting)
+        self._credit = credit
+        return level
+
     def choose(self, waiting: Sequence[object]) -> int | None:
         """The class to serve, of those whose entry in `waiting` is truthy; None if there is none.
 

@@ -113,6 +113,23 @@ def test_tasks_of_one_priority_leave_in_the_order_of_their_arrival(world: QueueW
     world.play(body)
 
 
+def test_a_consumer_whose_work_is_long_takes_each_class_in_order(world: QueueWorld) -> None:
+    async def body() -> None:
+        lease_s = 2 * world.traits.short_lease_s
+        queue = await world.connect(lease_s=lease_s)
+        await queue.enqueue_many([task(f"p{p}-{n}", p) for n in range(3) for p in (0, 2)])
+        taken = []
+        for _ in range(6):
+            taken.append((await take(queue)).task_id)
+            await asyncio.sleep(0.65 * lease_s)  # nobody asks: what came with it may go back
+            assert await queue.ack(taken[-1])
+        for priority in (0, 2):
+            of_class = [name for name in taken if name.startswith(f"p{priority}")]
+            assert of_class == [f"p{priority}-{n}" for n in range(3)], taken
+
+    world.play(body)
+
+
 def test_an_urgent_task_behind_ten_thousand_waits_at_most_one_round(world: QueueWorld) -> None:
     async def body() -> None:
         queue = await world.connect()
