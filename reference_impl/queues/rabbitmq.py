@@ -19,7 +19,7 @@ from reference_impl.live.wall_clock import wall_clock_s
 from reference_impl.queues.book import DELIVERY_LIMIT, LEVELS
 from reference_impl.queues.broker_queue import LOOKS_PER_LEASE, BrokerQueue
 from reference_impl.queues.codec import MAX_TASK_BYTES
-from reference_impl.queues.errors import QueueError
+from reference_impl.queues.errors import QueueError, QueueFull
 from reference_impl.queues.inbox import Delivery
 from reference_impl.queues.letters import as_new
 from reference_impl.queues.port import DeadLetter, QueuedTask, QueueStatistics
@@ -206,22 +206,37 @@ class RabbitMQQueue(BrokerQueue[RabbitMQSession, Receipt]):
     async def _publish(
         self, session: RabbitMQSession, tasks: Sequence[tuple[QueuedTask, bytes]]
     ) -> None:
-        await session.publish_all([Publication(body, self._queue_of(task)) for task, body in tasks])
+        publications = [Publication(body, self._queue_of(task)) for task, body in tasks]
+        taken = await session.publish_all(publications)
+        if not all(taken):
+            full = publications[taken.index(False)].queue
+            raise QueueFull(
+                f"{full} is full: {sum(taken)} of {len(taken)} tasks were accepted; try again later"
+            )
 
     async def _put_back(
         self, copies: list[Delivery[Receipt]], task: QueuedTask, delay_s: float
     ) -> bool:
         """Publish first, then acknowledge: a crash between leaves two copies and never none.
 
-        What is released goes this way too: a message that is requeued would count as delivered, up to the limit.
+        What is released goes this way too: a message that is requeued would count as delivered, up to the limit. Nothing is
+        refused for want of room: it waits among the delayed, or where it was.
         """
         async with self._exchange() as session:
             if self._inbox.held(task.task_id) is not copies or not self._is_ours(copies[0]):
                 return False
-            exchange = ""
-            if delay_s > 0:
-                exchange = await session.delay_exchange(delay_tier_ms(delay_s))
-            await session.publish(self._publication(task, exchange))
+            tier_ms = delay_tier_ms(delay_s)
+            try:
+                exchange = await session.delay_exchange(tier_ms) if delay_s > 0 else ""
+                await session.publish(self._publication(task, exchange))
+            except QueueFull:
+                if task is copies[0].task:
+                    self._inbox.forget(copies)
+                    await self._requeue(session, copies)
+                    return True
+                await session.publish(
+                    self._publication(task, await session.delay_exchange(tier_ms))
+                )
             await self._end(copies)
         return True
 
@@ -265,7 +280,7 @@ class RabbitMQQueue(BrokerQueue[RabbitMQSession, Receipt]):
             worn: list[list[Delivery[Receipt]]] = []
             for delivery in self._inbox.withdraw_all():
                 if delivery.task.redeliveries < self._most_requeued:
-                    await session.requeue(delivery.receipt.tag)
+                    await self._requeue(session, [delivery])
                 else:
                     worn.append([delivery])
             await self._republish(session, worn)
@@ -276,11 +291,19 @@ class RabbitMQQueue(BrokerQueue[RabbitMQSession, Receipt]):
     async def _republish(
         self, session: RabbitMQSession, held: list[list[Delivery[Receipt]]]
     ) -> None:
-        """Behind what waits, in their order."""
-        await session.publish_all([self._publication(copies[0].task) for copies in held])
-        for copies in held:
+        """Behind what waits, in their order; to their place where there is no more room."""
+        taken = await session.publish_all([self._publication(copies[0].task) for copies in held])
+        for copies, is_taken in zip(held, taken, strict=True):
+            if not is_taken:
+                await self._requeue(session, copies)
+                continue
             for copy in copies:
                 await session.ack(copy.receipt.tag)
+
+    async def _requeue(self, session: RabbitMQSession, copies: list[Delivery[Receipt]]) -> None:
+        for copy in copies:
+            if copy.receipt.session is session:
+                await session.requeue(copy.receipt.tag)
 
     def _publication(self, task: QueuedTask, exchange: str = "") -> Publication:
         return Publication(self._encoded(task), self._queue_of(task), exchange)
@@ -394,9 +417,7 @@ class RabbitMQQueue(BrokerQueue[RabbitMQSession, Receipt]):
     async def _end_leases(self, session: RabbitMQSession) -> None:
         for copies in self._inbox.ended(asyncio.get_running_loop().time()):
             self._inbox.forget(copies)
-            for copy in copies:
-                if copy.receipt.session is session:
-                    await session.requeue(copy.receipt.tag)
+            await self._requeue(session, copies)
 
 
 def _died_s(letter: DeadLetter) -> float:

@@ -162,40 +162,54 @@ class RabbitMQSession:
     @_asking
     async def publish(self, publication: Publication) -> None:
         """Returns when the broker has confirmed it. Raises QueueFull, or one of AMQP_ERRORS."""
-        answer = await self._publisher.basic_publish(
-            publication.body,
-            exchange=publication.exchange,
-            routing_key=publication.queue,
-            properties=Basic.Properties(
-                content_type="application/json",
-                delivery_mode=2,
-                # Its own, for a message that is returned is found by it.
-                message_id=str(next(self._numbers)),
-                headers=publication.headers,
-            ),
-            mandatory=True,
-            wait=False,
-        )
+        try:
+            answer = await self._publisher.basic_publish(
+                publication.body,
+                exchange=publication.exchange,
+                routing_key=publication.queue,
+                properties=Basic.Properties(
+                    content_type="application/json",
+                    delivery_mode=2,
+                    # Its own, for a message that is returned is found by it.
+                    message_id=str(next(self._numbers)),
+                    headers=publication.headers,
+                ),
+                mandatory=True,
+                wait=False,
+            )
+        except aiormq.exceptions.DeliveryError as error:  # the broker's Nack
+            raise QueueFull(f"{publication.queue} takes no more tasks; try again later") from error
         if isinstance(answer, DeliveredMessage):
             self.ended.set()
             raise aiormq.exceptions.PublishError(answer, answer.delivery)
-        if not isinstance(answer, Basic.Ack):
-            raise QueueFull(f"{publication.queue} takes no more tasks; try again later")
 
-    async def publish_all(self, publications: Sequence[Publication]) -> None:
-        """Publish in their order, with `CONFIRMS_IN_FLIGHT` unconfirmed at once; raises what the first failure raised."""
-        left = iter(publications)
+    async def publish_all(self, publications: Sequence[Publication]) -> list[bool]:
+        """Publish in their order, with `CONFIRMS_IN_FLIGHT` unconfirmed at once.
+
+        Returns which the broker took: False for those of a queue that was full by then. Raises what the first failure raised.
+        """
+        taken = [False] * len(publications)
+        left = iter(enumerate(publications))
+        full: set[str] = set()
         workers = min(CONFIRMS_IN_FLIGHT, len(publications))
         results = await asyncio.gather(
-            *(self._publish_from(left) for _ in range(workers)), return_exceptions=True
+            *(self._publish_from(left, taken, full) for _ in range(workers)), return_exceptions=True
         )
         for result in results:
             if isinstance(result, BaseException):
                 raise result
+        return taken
 
-    async def _publish_from(self, left: Iterator[Publication]) -> None:
-        for publication in left:
-            await self.publish(publication)
+    async def _publish_from(
+        self, left: Iterator[tuple[int, Publication]], taken: list[bool], full: set[str]
+    ) -> None:
+        for number, publication in left:
+            if publication.queue not in full:
+                try:
+                    await self.publish(publication)
+                    taken[number] = True
+                except QueueFull:
+                    full.add(publication.queue)
 
     @_asking
     async def delay_exchange(self, tier_ms: int) -> str:
