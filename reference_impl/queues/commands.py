@@ -7,12 +7,17 @@ import logging
 from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import urlsplit
 
 import click
 import msgspec
 
-from reference_impl.queues.connect import URL_VARIABLE, queue_replay, queue_status
+from reference_impl.queues.connect import (
+    URL_VARIABLE,
+    BadQueueUrl,
+    checked_url,
+    queue_replay,
+    queue_status,
+)
 from reference_impl.queues.errors import QueueError, QueueMismatch
 from reference_impl.queues.port import DeadLetter, QueueStatistics
 from reference_impl.queues.shape import find_shape
@@ -22,10 +27,6 @@ __all__ = ["queue"]
 
 T = TypeVar("T")
 
-_SCHEMES = ("amqp", "amqps", "redis", "rediss", "unix", "kafka")
-_EXPECTED = (
-    "expected amqp(s)://user:password@host:port/, redis(s)://..., unix://... or kafka://host:port"
-)
 _UNKNOWN = "unknown: this broker does not tell"
 
 
@@ -164,7 +165,7 @@ def _checked(
     delivery_limit: int | None,
     capacity: int | None,
 ) -> _Target:
-    """What is wrong with the words alone. No word of the URL is repeated: a password may stand anywhere in a wrong one."""
+    """What is wrong with the words alone."""
     if not url:
         raise click.UsageError(f"no queue is named: set {URL_VARIABLE}, or give --queue URL")
     if url.startswith("memory://"):
@@ -172,14 +173,11 @@ def _checked(
             "memory:// is a queue within one process, which nobody else can see: name a broker"
         )
     try:
-        parts = urlsplit(url)
-        is_address = parts.scheme == "unix" or bool(parts.hostname)
-        if parts.scheme not in _SCHEMES or not is_address or parts.port == 0:
-            raise ValueError
-    except ValueError:
-        # Several servers of Kafka have no one port.
-        if not url.startswith("kafka://"):
-            raise click.UsageError(f"--queue is no URL of a queue: {_EXPECTED}") from None
+        checked_url(url)
+    except BadQueueUrl as error:
+        raise click.UsageError(f"--queue is {error}") from None
+    except ModuleNotFoundError as error:
+        raise _without_driver(error) from error
     if capacity is not None and not url.startswith("amqp"):
         raise click.UsageError("--capacity belongs to RabbitMQ (amqp://)")
     return _Target(url, name, levels, delivery_limit, capacity)
@@ -198,9 +196,13 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
     except QueueError as error:
         raise click.ClickException(" ".join(str(error).split())) from error
     except ModuleNotFoundError as error:
-        raise click.ClickException(
-            f"this queue needs {error.name}: install the extra `queues` (pip install 'twinload[queues]')"
-        ) from error
+        raise _without_driver(error) from error
+
+
+def _without_driver(error: ModuleNotFoundError) -> click.ClickException:
+    return click.ClickException(
+        f"this queue needs {error.name}: install the extra `queues` (pip install 'twinload[queues]')"
+    )
 
 
 def _rows(statistics: QueueStatistics) -> list[tuple[str, str]]:

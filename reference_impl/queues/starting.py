@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ T = TypeVar("T")
 
 _FIRST_WAIT_S = 0.05
 _LONGEST_WAIT_S = 1.0
+_SERVER = re.compile(r"(\[[0-9a-fA-F:.]*\]|[^:\[\]]*)(:[0-9]*)?")
 
 
 async def await_broker(connect: Callable[[], Awaitable[T]], where: str, limit_s: float) -> T:
@@ -51,7 +53,13 @@ def unavailable(error: BaseException, where: str) -> QueueUnavailable:
 
 
 def without_password(url: str) -> str:
-    """Scheme, host, port and path of a URL: what may stand in a message or a log."""
-    parts = urlsplit(url)
-    port = f":{parts.port}" if parts.port is not None else ""
-    return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
+    """Scheme, hosts, ports and path of a URL: what may stand in a message or a log. Of one that cannot be read the scheme."""
+    scheme = url.partition("://")[0]
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return f"{scheme}://..."
+    servers = parts.netloc.rpartition("@")[2]
+    if "@" in parts.path or not all(map(_SERVER.fullmatch, servers.split(","))):
+        return f"{scheme}://..."
+    return f"{scheme}://{servers}{parts.path}"

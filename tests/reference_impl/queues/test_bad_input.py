@@ -9,11 +9,14 @@ import socket
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from reference_impl.deployment import QueueSpec
 from reference_impl.queues.codec import decode_task, encode_task
-from reference_impl.queues.connect import connect_queue
+from reference_impl.queues.commands import queue
+from reference_impl.queues.connect import URL_VARIABLE, BadQueueUrl, connect_queue, queue_of
 from reference_impl.queues.errors import (
     AccessRefused,
     InvalidTask,
@@ -25,6 +28,7 @@ from reference_impl.queues.memory import MemoryQueue
 from reference_impl.queues.port import QueuedTask
 from reference_impl.queues.rabbitmq import RabbitMQQueue
 from reference_impl.queues.redis_streams import RedisStreamsQueue
+from reference_impl.queues.starting import without_password
 from tests.servers.rabbitmq import shared_rabbitmq_url
 from tests.servers.valkey import shared_valkey_url, unique_prefix
 
@@ -173,5 +177,52 @@ def test_a_redis_queue_that_was_made_otherwise_is_named_with_the_difference() ->
 
 
 def test_another_scheme_is_refused_with_those_that_there_are() -> None:
-    with pytest.raises(ValueError, match="'sqs': expected amqp"):
+    with pytest.raises(BadQueueUrl, match=r"'sqs'\): expected amqp"):
         connect_queue("sqs://somewhere")
+
+
+BAD_URLS = [
+    ("rabbitmq", "amqp://guest:sesame/w@host/", "%2F"),
+    ("rabbitmq", "amqp://guest:12/sesame@host/", "%2F"),
+    ("rabbitmq", "amqp://[::1/", "cannot be read"),
+    ("rabbitmq", "amqp://guest:sesame@host/?heartbeat=often", "heartbeat is a whole number"),
+    ("rabbitmq", "amqp://guest:sesame@host:0/", "port is 0"),
+    ("redis", "redis://:sesame#ss@127.0.0.1:1", "%23"),
+    ("redis", "redis://:sesame@127.0.0.1:1/0?foo=bar", "an option"),
+    ("redis", "redis://:sesame@127.0.0.1:1/?db=abc", "an option"),
+    ("redis", "redis://127.0.0.1:abc", "cannot be read"),
+    ("redis", "unix://", "path of the socket"),
+    ("kafka", "kafka://", "a host and a port"),
+    ("kafka", "kafka://127.0.0.1:abc", "a host and a port"),
+    ("kafka", "kafka://host:9092,other:99999", "a host and a port"),
+    ("kafka", "kafka://user:sesame@127.0.0.1:1", "no user and password"),
+]
+
+
+@pytest.mark.parametrize(("broker", "url", "why"), BAD_URLS)
+def test_a_url_that_no_queue_can_have_is_refused_alike_everywhere_and_not_repeated(
+    broker: Any, url: str, why: str
+) -> None:
+    with pytest.raises(BadQueueUrl, match=why) as caught:
+        queue_of(QueueSpec(broker=broker), url)
+    told = CliRunner().invoke(queue, ["status"], env={URL_VARIABLE: url})
+    assert told.exit_code == 2
+    assert why in told.stderr
+    assert isinstance(told.exception, SystemExit)
+    for text in (str(caught.value), told.output):
+        assert "sesame" not in text
+        assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("amqp://user:sesame@host:5672/v", "amqp://host:5672/v"),
+        ("kafka://one:1,two:2", "kafka://one:1,two:2"),
+        ("redis://:sesame@[::1]:1/0?password=sesame", "redis://[::1]:1/0"),
+        ("amqp://user:sesame/w@host/", "amqp://..."),
+        ("amqp://[::1/", "amqp://..."),
+    ],
+)
+def test_of_a_url_only_what_is_no_secret_is_shown(url: str, shown: str) -> None:
+    assert without_password(url) == shown
