@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 # How long a `dequeue` that shall not wait gives records that are on their way.
 _ON_THE_WAY_S: Final = 0.3
+_PAUSE_S: Final = 1.0
 
 
 class KafkaQueue(BrokerQueue[Any, Place]):
@@ -172,12 +173,11 @@ class KafkaQueue(BrokerQueue[Any, Place]):
     async def close(self) -> None:
         if self._closed:
             return
-        if self._start is not None:
-            await asyncio.gather(self._start, return_exceptions=True)
         self._closed = True
-        for task in self._background:
+        background = [*self._background, *([self._start] if self._start else [])]
+        for task in background:
             task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await asyncio.gather(*background, return_exceptions=True)
         try:
             if self._consumer is not None:
                 async with self._translating():
@@ -258,6 +258,7 @@ class KafkaQueue(BrokerQueue[Any, Place]):
             async with self._translating():
                 await producer.start()
                 await self._topics.check(producer, self._where)
+            self._check_open()
         except BaseException:
             await producer.stop()
             raise
@@ -285,7 +286,10 @@ class KafkaQueue(BrokerQueue[Any, Place]):
                 self._start = asyncio.create_task(
                     self._start_receiving(), name="background:kafka-start"
                 )
-            await asyncio.shield(self._start)
+            start = asyncio.shield(self._start)
+            await asyncio.gather(start, return_exceptions=True)
+            self._check_open()  # else it was cancelled because of that
+            start.result()
         assert self._receiver is not None
         return self._receiver
 
@@ -311,13 +315,14 @@ class KafkaQueue(BrokerQueue[Any, Place]):
                 raise
         forwarder = RetryForwarder(self._name, self._retry_consumer, producer, self._clock)
         runs = {
-            "fetch": receiver.fetch(),
-            "unreadable": receiver.bury_unreadable(),
-            "leases": self._end_leases(),
-            "retries": forwarder.run(),
+            "fetch": receiver.fetch,
+            "unreadable": receiver.bury_unreadable,
+            "leases": self._end_leases,
+            "retries": forwarder.run,
         }
         self._background = [
-            asyncio.create_task(run, name=f"background:kafka-{name}") for name, run in runs.items()
+            asyncio.create_task(_insist(run, name), name=f"background:kafka-{name}")
+            for name, run in runs.items()
         ]
         self._receiver = receiver
 
@@ -343,3 +348,13 @@ class KafkaQueue(BrokerQueue[Any, Place]):
             return
         first.task = msgspec.structs.replace(first.task, redeliveries=lost)
         await self.release(first.task.task_id)
+
+
+async def _insist(run: Callable[[], Awaitable[None]], what: str) -> None:
+    """`run`, which ends only when it is cancelled: an end that nobody sees would hold up every task."""
+    while True:
+        try:
+            await run()
+        except Exception:
+            logger.exception("Kafka (%s): an error that nobody foresaw, going on", what)
+        await asyncio.sleep(_PAUSE_S)

@@ -135,10 +135,17 @@ class KafkaReceiver(ConsumerRebalanceListener):  # type: ignore[misc]
         try:
             task = decode_task(data)
         except InvalidTask as error:
-            self._unreadable.append((place, data, str(error)))
-            self._unreadable_came.set()
+            self._set_aside(place, data, str(error))
+            return
+        except Exception as error:
+            logger.exception("a record that could not be read is buried")
+            self._set_aside(place, data, f"{type(error).__name__} while it was read")
             return
         self._inbox.put(Delivery(task, self._topics.level_of(partition.topic), place))
+
+    def _set_aside(self, place: Place, data: bytes, reason: str) -> None:
+        self._unreadable.append((place, data, reason))
+        self._unreadable_came.set()
 
     async def bury_unreadable(self) -> None:
         """Until it is cancelled. What cannot be sent stays, and its offset is not passed; tasks come meanwhile."""

@@ -19,7 +19,7 @@ from reference_impl.live.wall_clock import wall_clock_s
 from reference_impl.queues.book import DELIVERY_LIMIT, LEVELS
 from reference_impl.queues.broker_queue import LOOKS_PER_LEASE, BrokerQueue
 from reference_impl.queues.codec import MAX_TASK_BYTES
-from reference_impl.queues.errors import QueueError, QueueFull
+from reference_impl.queues.errors import QueueError, QueueFull, QueueUnavailable
 from reference_impl.queues.inbox import Delivery
 from reference_impl.queues.letters import as_new
 from reference_impl.queues.port import DeadLetter, QueuedTask, QueueStatistics
@@ -29,7 +29,7 @@ from reference_impl.queues.rabbitmq_layout import Layout, delay_tier_ms
 from reference_impl.queues.rabbitmq_letters import letter_in, letter_to
 from reference_impl.queues.rabbitmq_receiver import Receipt
 from reference_impl.queues.rabbitmq_session import Publication, RabbitMQSession
-from reference_impl.queues.starting import without_password
+from reference_impl.queues.starting import unavailable, without_password
 
 __all__ = ["RabbitMQQueue"]
 
@@ -339,9 +339,17 @@ class RabbitMQQueue(BrokerQueue[RabbitMQSession, Receipt]):
                     session.ended.set()
                     raise
         except QueueError as error:
-            self._trouble = error
+            self._tell(error)
+        except Exception as error:
+            logger.exception("RabbitMQ: an error that nobody foresaw")
+            self._tell(unavailable(error, self._where))
         finally:
             self._inbox.arrived.set()  # those who wait look again
+
+    def _tell(self, error: QueueError) -> None:
+        """Those who wait are told why nothing comes."""
+        self._trouble = error
+        self._inbox.arrived.set()
 
     # -- the connection -----------------------------------------------------------------------------------------------
 
@@ -393,8 +401,13 @@ class RabbitMQQueue(BrokerQueue[RabbitMQSession, Receipt]):
             await asyncio.sleep(min(self.lease_s / LOOKS_PER_LEASE, _LONGEST_LOOK_S))
             try:
                 await self._look_after(self._session)
-            except QueueError as error:
+            except QueueUnavailable as error:
                 logger.warning("RabbitMQ is away, trying on: %s", error)
+            except QueueError as error:
+                logger.warning("RabbitMQ refuses, trying on: %s", error)
+                self._tell(error)
+            except Exception:
+                logger.exception("RabbitMQ: an error that nobody foresaw, going on")
 
     async def _look_after(self, session: RabbitMQSession | None) -> None:
         if session is None or not session.is_open:

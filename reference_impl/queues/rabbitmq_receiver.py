@@ -56,11 +56,23 @@ class RabbitMQReceiver:
         self._consumers = consumers
 
     async def receive(self, level: int, message: DeliveredMessage) -> None:
+        """Where an error that nobody foresaw stops it, the session ends, and the broker delivers again what came through it."""
+        try:
+            await self._receive(level, message)
+        except Exception:
+            logger.exception("RabbitMQ: an error that nobody foresaw, beginning anew")
+            self._session.ended.set()
+
+    async def _receive(self, level: int, message: DeliveredMessage) -> None:
         tag = int(getattr(message.delivery, "delivery_tag", 0))
         try:
             task = decode_task(message.body)
         except InvalidTask as error:
             await self._bury(tag, message.body, str(error))
+            return
+        except Exception as error:
+            logger.exception("a message that could not be read is buried")
+            await self._bury(tag, message.body, f"{type(error).__name__} while it was read")
             return
         redeliveries = headers_of(message).get("x-delivery-count", 0)
         if isinstance(redeliveries, int) and redeliveries:
