@@ -23,6 +23,7 @@ from reference_impl.queues.errors import QueueError, QueueFull, QueueUnavailable
 from reference_impl.queues.inbox import Delivery
 from reference_impl.queues.letters import as_new
 from reference_impl.queues.port import DeadLetter, QueuedTask, QueueStatistics
+from reference_impl.queues.rabbitmq_census import RabbitMQCensus
 from reference_impl.queues.rabbitmq_errors import AMQP_ERRORS, translated
 from reference_impl.queues.rabbitmq_intake import RabbitMQIntake
 from reference_impl.queues.rabbitmq_layout import Layout, delay_tier_ms
@@ -86,6 +87,7 @@ class RabbitMQQueue(BrokerQueue[RabbitMQSession, Receipt]):
         self._url = connection_url
         self._heartbeat_s = heartbeat_s
         self._layout = Layout(name, levels, delivery_limit, capacity)
+        self._census = RabbitMQCensus(self._layout)
         # A quarter of the limit: the rest is for consumers that died.
         self._most_requeued = delivery_limit // 4
         self._intake = RabbitMQIntake(self._inbox, self._counts, clock, levels)
@@ -173,12 +175,9 @@ class RabbitMQQueue(BrokerQueue[RabbitMQSession, Receipt]):
 
     async def statistics(self) -> QueueStatistics:
         """`held` and `oldest_s` are None: without its management plugin RabbitMQ tells neither."""
-        layout = self._layout
         async with self._exchange() as session:
-            queues = [*layout.classes, layout.dead, *layout.delays]
-            counts = await session.message_counts(queues)
-        ready, (dead, *delayed) = counts[: self._levels], counts[self._levels :]
-        return self._counts.statistics(tuple(ready), sum(delayed), None, dead, None)
+            census = await self._census.take(session, asyncio.get_running_loop().time())
+        return self._counts.statistics(census.ready, census.delayed, None, census.dead, None)
 
     async def close(self) -> None:
         if self._closed:

@@ -224,6 +224,10 @@ class RabbitMQSession:
             self._tiers.add(tier_ms)
         return name
 
+    def delay_queues(self) -> set[str]:
+        """Those that were used through this session."""
+        return {self.layout.delay_name(tier_ms) for tier_ms in self._tiers}
+
     # -- consuming ----------------------------------------------------------------------------------------------------
 
     @_asking
@@ -268,16 +272,15 @@ class RabbitMQSession:
     # -- looking ------------------------------------------------------------------------------------------------------
 
     @_asking
-    async def message_counts(self, queues: Sequence[str]) -> list[int]:
-        """Messages that wait in each queue; 0 for one that does not exist."""
-        counts = []
+    async def message_counts(self, queues: Sequence[str]) -> dict[str, int]:
+        """Messages that wait in each of the queues that exist."""
+        counts = {}
         channel = await self._channel(confirms=False, essential=False)
         for queue in queues:
             try:
                 declared = await channel.queue_declare(queue, passive=True)
-                counts.append(declared.message_count or 0)
+                counts[queue] = declared.message_count or 0
             except aiormq.exceptions.ChannelNotFoundEntity:
-                counts.append(0)
                 channel = await self._channel(confirms=False, essential=False)
         await channel.close()
         return counts
