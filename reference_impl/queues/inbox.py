@@ -7,7 +7,9 @@ was handed out: its adapter renews or returns both.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from reference_impl.queues.class_queues import ClassQueues
@@ -106,6 +108,16 @@ class Inbox(Generic[R]):
     def ended(self, now: float) -> list[list[Delivery[R]]]:
         """Those that are kept here and were not extended in time."""
         return [copies for copies in self._held.values() if now >= copies[0].lease_ends_s]
+
+    @contextmanager
+    def settling(self, copies: list[Delivery[R]]) -> Iterator[None]:
+        """They are given back, and their lease does not end meanwhile: they would go back twice."""
+        first = copies[0]
+        ends_s, first.lease_ends_s = first.lease_ends_s, math.inf
+        try:
+            yield
+        finally:
+            first.lease_ends_s = ends_s
 
     def settle(self, task_id: str) -> list[Delivery[R]]:
         """End the holding; its copies."""

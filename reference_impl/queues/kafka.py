@@ -225,12 +225,13 @@ class KafkaQueue(BrokerQueue[Any, Place]):
         headers: list[tuple[str, bytes]],
     ) -> None:
         """Send first, then pass over the old one: a crash between leaves two copies and never none."""
-        async with self._exchange() as producer:
-            await producer.send_and_wait(topic, body, partition=partition, headers=headers)
-            self._inbox.forget(copies)
-            for copy in copies:
-                self._offsets.done(copy.receipt)
-            await self._offsets.commit(self._consumer)
+        with self._inbox.settling(copies):
+            async with self._exchange() as producer:
+                await producer.send_and_wait(topic, body, partition=partition, headers=headers)
+                self._inbox.forget(copies)
+                for copy in copies:
+                    self._offsets.done(copy.receipt)
+                await self._offsets.commit(self._consumer)
 
     async def _replay(self, producer: Any, record: Any) -> bool:
         """Whether it is a task."""

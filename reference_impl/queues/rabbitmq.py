@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Final
 
 from reference_impl.live.wall_clock import wall_clock_s
@@ -221,7 +222,7 @@ class RabbitMQQueue(BrokerQueue[RabbitMQSession, Receipt]):
         What is released goes this way too: a message that is requeued would count as delivered, up to the limit. Nothing is
         refused for want of room: it waits among the delayed, or where it was.
         """
-        async with self._exchange() as session:
+        async with self._settling(copies) as session:
             if self._inbox.held(task.task_id) is not copies or not self._is_ours(copies[0]):
                 return False
             tier_ms = delay_tier_ms(delay_s)
@@ -240,13 +241,21 @@ class RabbitMQQueue(BrokerQueue[RabbitMQSession, Receipt]):
         return True
 
     async def _put_among_dead(self, copies: list[Delivery[Receipt]], reason: str) -> bool:
-        body = self._encoded(copies[0].task)
-        async with self._exchange() as session:
-            if not self._is_ours(copies[0]):
+        task = copies[0].task
+        body, was_held = self._encoded(task), self._inbox.held(task.task_id) is copies
+        async with self._settling(copies) as session:
+            is_held = self._inbox.held(task.task_id) is copies
+            if is_held is not was_held or not self._is_ours(copies[0]):
                 return False
             await session.publish(letter_to(self._layout.dead, body, reason, self._clock()))
             await self._end(copies)
         return True
+
+    @asynccontextmanager
+    async def _settling(self, copies: list[Delivery[Receipt]]) -> AsyncIterator[RabbitMQSession]:
+        with self._inbox.settling(copies):
+            async with self._exchange() as session:
+                yield session
 
     async def _end(self, copies: list[Delivery[Receipt]]) -> None:
         self._inbox.forget(copies)
