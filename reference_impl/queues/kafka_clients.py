@@ -89,12 +89,17 @@ class KafkaClients:
 
 
 async def lag(reader: Any, producer: Any, topics: list[str]) -> list[int]:
-    """How many records of each topic the group of `reader` has not committed."""
+    """How many records of each topic are there that the group of `reader` has not committed."""
     lags = []
     for topic in topics:
         partitions = await partitions_of(producer, topic)
         reader.assign(partitions)
         ends = await reader.end_offsets(partitions)
-        committed = [await reader.committed(partition) or 0 for partition in partitions]
-        lags.append(sum(ends.values()) - sum(committed))
+        # Retention deletes what nobody has read, too.
+        oldest = await reader.beginning_offsets(partitions)
+        behind = 0
+        for partition in partitions:
+            start = max(await reader.committed(partition) or 0, oldest[partition])
+            behind += max(0, ends[partition] - start)
+        lags.append(behind)
     return lags

@@ -37,10 +37,12 @@ class LetterReader:
         consumer.assign([self._partition])
 
     async def bounds(self) -> tuple[int, int]:
-        """Offset of the oldest that was not replayed, and the one behind the youngest."""
-        start = await self._consumer.committed(self._partition) or 0
+        """Offset of the oldest that is there and was not replayed, and the one behind the youngest."""
+        committed = await self._consumer.committed(self._partition) or 0
+        oldest = await self._consumer.beginning_offsets([self._partition])
         ends = await self._consumer.end_offsets([self._partition])
-        return start, ends[self._partition]
+        end = ends[self._partition]
+        return min(max(committed, oldest[self._partition]), end), end
 
     async def read(self, limit: int | None) -> list[Any]:
         """The records of the oldest, of those that there are now."""
@@ -51,7 +53,7 @@ class LetterReader:
             return []
         self._consumer.seek(self._partition, start)
         records: list[Any] = []
-        while not records or records[-1].offset < end - 1:
+        while await self._consumer.position(self._partition) < end:
             fetched = await self._consumer.getmany(timeout_ms=_POLL_MS)
             records += fetched.get(self._partition, [])
         return [record for record in records if record.offset < end]
