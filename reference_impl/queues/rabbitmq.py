@@ -28,8 +28,9 @@ from reference_impl.queues.rabbitmq_census import RabbitMQCensus
 from reference_impl.queues.rabbitmq_errors import AMQP_ERRORS, translated
 from reference_impl.queues.rabbitmq_intake import RabbitMQIntake
 from reference_impl.queues.rabbitmq_layout import Layout, delay_tier_ms
-from reference_impl.queues.rabbitmq_letters import letter_in, letter_to
+from reference_impl.queues.rabbitmq_letters import letter_to, oldest_letters, replay_oldest
 from reference_impl.queues.rabbitmq_receiver import Receipt
+from reference_impl.queues.rabbitmq_returns import RabbitMQReturns, acknowledge, requeue
 from reference_impl.queues.rabbitmq_session import Publication, RabbitMQSession
 from reference_impl.queues.starting import unavailable, without_password
 
@@ -89,8 +90,7 @@ class RabbitMQQueue(BrokerQueue[RabbitMQSession, Receipt]):
         self._heartbeat_s = heartbeat_s
         self._layout = Layout(name, levels, delivery_limit, capacity)
         self._census = RabbitMQCensus(self._layout)
-        # A quarter of the limit: the rest is for consumers that died.
-        self._most_requeued = delivery_limit // 4
+        self._returns = RabbitMQReturns(self._publication, delivery_limit)
         self._intake = RabbitMQIntake(self._inbox, self._counts, clock, levels)
         # Whether tasks were asked for since the last look.
         self._asked = False
@@ -124,8 +124,7 @@ class RabbitMQQueue(BrokerQueue[RabbitMQSession, Receipt]):
             copies = self._inbox.settle(task_id)
             if copies:
                 self._intake.note_held(now_s - (copies[0].lease_ends_s - self.lease_s))
-            for copy in copies:
-                await self._drop(copy)
+            await acknowledge(copies)
             results.append(bool(copies) and copies[0].receipt.session.is_open)
         self._counts.acknowledged += sum(results)
         return results
@@ -136,43 +135,21 @@ class RabbitMQQueue(BrokerQueue[RabbitMQSession, Receipt]):
         Looking takes these from the queue for a moment: other connections wait with their own look until it has ended, and
         their `statistics` count fewer meanwhile.
         """
-        async with (
-            self._exchange(_MOST_LOOKED_AT) as session,
-            session.looking_at(self._layout.dead) as look,
-        ):
-            found = await look.messages(_MOST_LOOKED_AT)
-        letters = [letter_in(message) for _, message in found]
-        return sorted(letters, key=_died_s)[:limit]
+        async with self._exchange(_MOST_LOOKED_AT) as session:
+            return await oldest_letters(session, _MOST_LOOKED_AT, limit)
 
     async def replay_dead_letters(self, limit: int | None = None) -> int:
         """Ten thousand are looked at together, and the oldest of them replayed first."""
         replayed = 0
         while True:
-            looked_at, now_replayed = await self._replay(
-                None if limit is None else limit - replayed
-            )
+            left = None if limit is None else limit - replayed
+            async with self._exchange(_MOST_LOOKED_AT) as session:
+                looked_at, now_replayed = await replay_oldest(
+                    session, _MOST_LOOKED_AT, left, self._publication_as_new
+                )
             replayed += now_replayed
             if looked_at < _MOST_LOOKED_AT or not now_replayed:
                 return replayed
-
-    async def _replay(self, limit: int | None) -> tuple[int, int]:
-        """Of one look: how many were seen, and how many replayed."""
-        replayed = 0
-        async with (
-            self._exchange(_MOST_LOOKED_AT) as session,
-            session.looking_at(self._layout.dead) as look,
-        ):
-            messages = await look.messages(_MOST_LOOKED_AT)
-            found = [(tag, letter_in(message)) for tag, message in messages]
-            for tag, letter in sorted(found, key=lambda pair: pair[1].died_s):
-                if limit is not None and replayed >= limit:
-                    break
-                if letter.task is not None:
-                    task = as_new(letter.task, self._clock())
-                    await session.publish(self._publication(task))
-                    await look.remove(tag)
-                    replayed += 1
-        return len(found), replayed
 
     async def statistics(self) -> QueueStatistics:
         """`held` and `oldest_s` are None: without its management plugin RabbitMQ tells neither."""
@@ -232,7 +209,7 @@ class RabbitMQQueue(BrokerQueue[RabbitMQSession, Receipt]):
             except QueueFull:
                 if task is copies[0].task:
                     self._inbox.forget(copies)
-                    await self._requeue(session, copies)
+                    await requeue(session, copies)
                     return True
                 await session.publish(
                     self._publication(task, await session.delay_exchange(tier_ms))
@@ -259,62 +236,28 @@ class RabbitMQQueue(BrokerQueue[RabbitMQSession, Receipt]):
 
     async def _end(self, copies: list[Delivery[Receipt]]) -> None:
         self._inbox.forget(copies)
-        for copy in copies:
-            await self._drop(copy)
-
-    async def _drop(self, delivery: Delivery[Receipt]) -> None:
-        """Acknowledge; a session that is gone has given the message to others."""
-        session, tag, _ = delivery.receipt
-        if session.is_open:
-            try:
-                await session.ack(tag)
-            except AMQP_ERRORS:
-                session.ended.set()
+        await acknowledge(copies)
 
     async def _hand_back_held(self, session: RabbitMQSession) -> None:
         held = [copies for copies in self._inbox.all_held() if self._is_ours(copies[0])]
         for copies in held:
             self._inbox.forget(copies)
-        await self._republish(session, held)
+        await self._returns.hand_back_held(session, held)
 
     async def _hand_back_unwanted(self, session: RabbitMQSession) -> None:
-        """What arrived and nobody here asks for; others may be idle. Where that fails the session ends, and gives it back.
-
-        To its place, so that the order of its class survives. The broker counts that towards the delivery limit, so what
-        has come back a few times already goes behind what waits, as new.
-        """
+        """What arrived and nobody here asks for; others may be idle. Where that fails the session ends, and gives it back."""
         try:
             await self._intake.stop(session)
-            worn: list[list[Delivery[Receipt]]] = []
-            for delivery in self._inbox.withdraw_all():
-                if delivery.task.redeliveries < self._most_requeued:
-                    await self._requeue(session, [delivery])
-                else:
-                    worn.append([delivery])
-            await self._republish(session, worn)
+            await self._returns.hand_back_unwanted(session, self._inbox.withdraw_all())
         except BaseException:
             session.ended.set()
             raise
 
-    async def _republish(
-        self, session: RabbitMQSession, held: list[list[Delivery[Receipt]]]
-    ) -> None:
-        """Behind what waits, in their order; to their place where there is no more room."""
-        taken = await session.publish_all([self._publication(copies[0].task) for copies in held])
-        for copies, is_taken in zip(held, taken, strict=True):
-            if not is_taken:
-                await self._requeue(session, copies)
-                continue
-            for copy in copies:
-                await session.ack(copy.receipt.tag)
-
-    async def _requeue(self, session: RabbitMQSession, copies: list[Delivery[Receipt]]) -> None:
-        for copy in copies:
-            if copy.receipt.session is session:
-                await session.requeue(copy.receipt.tag)
-
     def _publication(self, task: QueuedTask, exchange: str = "") -> Publication:
         return Publication(self._encoded(task), self._queue_of(task), exchange)
+
+    def _publication_as_new(self, task: QueuedTask) -> Publication:
+        return self._publication(as_new(task, self._clock()))
 
     def _queue_of(self, task: QueuedTask) -> str:
         return self._layout.class_name(self._level_of(task))
@@ -438,8 +381,4 @@ class RabbitMQQueue(BrokerQueue[RabbitMQSession, Receipt]):
     async def _end_leases(self, session: RabbitMQSession) -> None:
         for copies in self._inbox.ended(asyncio.get_running_loop().time()):
             self._inbox.forget(copies)
-            await self._requeue(session, copies)
-
-
-def _died_s(letter: DeadLetter) -> float:
-    return letter.died_s
+            await requeue(session, copies)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from aiormq.abc import DeliveredMessage
 
 from reference_impl.queues.letters import read_letter
-from reference_impl.queues.port import DeadLetter
-from reference_impl.queues.rabbitmq_session import Publication
+from reference_impl.queues.port import DeadLetter, QueuedTask
+from reference_impl.queues.rabbitmq_session import Publication, RabbitMQSession
 
-__all__ = ["headers_of", "letter_in", "letter_to"]
+__all__ = ["headers_of", "letter_in", "letter_to", "oldest_letters", "replay_oldest"]
 
 _REASON: Final = "x-twinload-reason"
 _DIED: Final = "x-twinload-died"
@@ -39,3 +40,31 @@ def letter_in(message: DeliveredMessage) -> DeadLetter:
 
 def headers_of(message: DeliveredMessage) -> dict[str, Any]:
     return dict(message.header.properties.headers or {})
+
+
+async def oldest_letters(session: RabbitMQSession, looked_at: int, limit: int) -> list[DeadLetter]:
+    """Of the first `looked_at`; they stay where they are."""
+    async with session.looking_at(session.layout.dead) as look:
+        letters = [letter_in(message) for _, message in await look.messages(looked_at)]
+    return sorted(letters, key=lambda letter: letter.died_s)[:limit]
+
+
+async def replay_oldest(
+    session: RabbitMQSession,
+    looked_at: int,
+    limit: int | None,
+    again: Callable[[QueuedTask], Publication],
+) -> tuple[int, int]:
+    """Publish the tasks among the first `looked_at`, at most `limit`; how many letters were seen, and how many replayed."""
+    replayed = 0
+    async with session.looking_at(session.layout.dead) as look:
+        messages = await look.messages(looked_at)
+        found = [(tag, letter_in(message)) for tag, message in messages]
+        for tag, letter in sorted(found, key=lambda pair: pair[1].died_s):
+            if limit is not None and replayed >= limit:
+                break
+            if letter.task is not None:
+                await session.publish(again(letter.task))
+                await look.remove(tag)
+                replayed += 1
+    return len(found), replayed
