@@ -34,15 +34,26 @@ R = TypeVar("R")
 
 @contextmanager
 def _closed_is_an_error(ended: asyncio.Event) -> Iterator[None]:
-    """aiormq cancels what waits for an answer when its connection closes. Nobody had cancelled the caller: an error."""
+    """aiormq cancels what waits for an answer when its connection closes. Nobody had cancelled the caller: an error.
+
+    The other way round, the answer that a caller got as it was cancelled may hide that: it is cancelled.
+    """
+    caller = asyncio.current_task()
+    assert caller is not None
+    cancels = caller.cancelling()
     try:
         yield
     except asyncio.CancelledError as error:
-        caller = asyncio.current_task()
-        if caller is None or caller.cancelling():
+        if caller.cancelling() > cancels:
             raise
         ended.set()
         raise aiormq.exceptions.ChannelInvalidStateError("the connection closed") from error
+    except AMQP_ERRORS as error:
+        if caller.cancelling() > cancels:
+            raise asyncio.CancelledError from error
+        raise
+    if caller.cancelling() > cancels:
+        raise asyncio.CancelledError
 
 
 def _asking(

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from aiormq.exceptions import ChannelInvalidStateError
+from aiormq.exceptions import ChannelInvalidStateError, ChannelNotFoundEntity
 
 from reference_impl.queues.rabbitmq_layout import Layout
 from reference_impl.queues.rabbitmq_session import Publication, RabbitMQSession
@@ -25,6 +25,19 @@ class _Channel:
 
     async def basic_publish(self, *_: Any, **__: Any) -> Any:
         return await self.answer
+
+
+class _Deaf(_Channel):
+    """It answers a cancel: with an error, or not even that."""
+
+    hides: Exception | None = None
+
+    async def basic_publish(self, *_: Any, **__: Any) -> Any:
+        try:
+            await self.answer
+        except asyncio.CancelledError:
+            if self.hides is not None:
+                raise self.hides from None
 
 
 def session_over(channel: _Channel) -> RabbitMQSession:
@@ -57,6 +70,20 @@ def test_a_connection_that_closes_under_the_farewell_is_closed() -> None:
         channel.answer.cancel()
         await closing
         assert not session.is_open
+
+    asyncio.run(main())
+
+
+def test_a_caller_that_is_cancelled_as_its_answer_comes_is_cancelled() -> None:
+    async def main() -> None:
+        for answer in (None, ChannelNotFoundEntity()):
+            channel = _Deaf()
+            call = asyncio.create_task(session_over(channel).publish(Publication(b"{}", "tasks.0")))
+            await asyncio.sleep(0)
+            channel.hides = answer
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
 
     asyncio.run(main())
 
