@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import aiormq
@@ -10,7 +13,7 @@ import aiormq
 from reference_impl.queues.errors import AccessRefused, QueueError, QueueMismatch, QueueUnavailable
 from reference_impl.queues.starting import unavailable
 
-__all__ = ["AMQP_ERRORS", "translated"]
+__all__ = ["AMQP_ERRORS", "closed_is_an_error", "translated"]
 
 # Every error that aiormq and the sockets below it raise for a broker that is away, or went.
 AMQP_ERRORS: Final = (
@@ -57,3 +60,27 @@ def _difference(text: str, where: str) -> str:
     ours = f"{_OURS[argument]} ({argument})" if argument in _OURS else argument
     there, here = found["there"] or "none", found["here"] or "none"
     return f"queue {found['queue']!r} at {where} was made with {ours} {there}, here it is {here}"
+
+
+@contextmanager
+def closed_is_an_error(ended: asyncio.Event) -> Iterator[None]:
+    """aiormq cancels what waits for an answer when its connection closes. Nobody had cancelled the caller: an error.
+
+    The other way round, the answer that a caller got as it was cancelled may hide that: it is cancelled.
+    """
+    caller = asyncio.current_task()
+    assert caller is not None
+    cancels = caller.cancelling()
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        if caller.cancelling() > cancels:
+            raise
+        ended.set()
+        raise aiormq.exceptions.ChannelInvalidStateError("the connection closed") from error
+    except AMQP_ERRORS as error:
+        if caller.cancelling() > cancels:
+            raise asyncio.CancelledError from error
+        raise
+    if caller.cancelling() > cancels:
+        raise asyncio.CancelledError

@@ -10,7 +10,7 @@ import asyncio
 import functools
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, TypeVar
 
 import aiormq
@@ -19,9 +19,10 @@ from pamqp.commands import Basic
 from yarl import URL
 
 from reference_impl.queues.errors import QueueFull, QueueMismatch
-from reference_impl.queues.rabbitmq_errors import AMQP_ERRORS, translated
+from reference_impl.queues.rabbitmq_errors import AMQP_ERRORS, closed_is_an_error, translated
 from reference_impl.queues.rabbitmq_layout import Layout
 from reference_impl.queues.rabbitmq_look import Look, looking_at
+from reference_impl.queues.rabbitmq_lookout import Lookout
 from reference_impl.queues.starting import without_password
 
 __all__ = ["CONFIRMS_IN_FLIGHT", "Publication", "RabbitMQSession"]
@@ -32,30 +33,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-@contextmanager
-def _closed_is_an_error(ended: asyncio.Event) -> Iterator[None]:
-    """aiormq cancels what waits for an answer when its connection closes. Nobody had cancelled the caller: an error.
-
-    The other way round, the answer that a caller got as it was cancelled may hide that: it is cancelled.
-    """
-    caller = asyncio.current_task()
-    assert caller is not None
-    cancels = caller.cancelling()
-    try:
-        yield
-    except asyncio.CancelledError as error:
-        if caller.cancelling() > cancels:
-            raise
-        ended.set()
-        raise aiormq.exceptions.ChannelInvalidStateError("the connection closed") from error
-    except AMQP_ERRORS as error:
-        if caller.cancelling() > cancels:
-            raise asyncio.CancelledError from error
-        raise
-    if caller.cancelling() > cancels:
-        raise asyncio.CancelledError
-
-
 def _asking(
     method: Callable[Concatenate[RabbitMQSession, P], Awaitable[R]],
 ) -> Callable[Concatenate[RabbitMQSession, P], Coroutine[Any, Any, R]]:
@@ -63,7 +40,7 @@ def _asking(
 
     @functools.wraps(method)
     async def call(self: RabbitMQSession, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        with _closed_is_an_error(self.ended):
+        with closed_is_an_error(self.ended):
             return await method(self, *args, **kwargs)
 
     return call
@@ -95,6 +72,7 @@ class RabbitMQSession:
         self._connection: Any = None
         self._publisher: Any = None
         self._consumer: Any = None
+        self._lookout: Lookout | None = None
 
     async def open(self, url: str, heartbeat_s: float, timeout_s: float) -> None:
         """Connect and declare. Raises QueueUnavailable, AccessRefused or QueueMismatch."""
@@ -113,6 +91,7 @@ class RabbitMQSession:
 
     @_asking
     async def _set_up(self, url: URL) -> None:
+        self._lookout = Lookout(url)
         self._connection = await aiormq.connect(url)
         self._connection.closing.add_done_callback(self._on_close)
         self._publisher = await self._channel(confirms=True)
@@ -152,6 +131,8 @@ class RabbitMQSession:
 
     async def close(self) -> None:
         self.ended.set()
+        if self._lookout is not None:
+            await self._lookout.close()
         if self._connection is not None and not self._connection.is_closed:
             try:
                 await self._say_farewell()
@@ -282,24 +263,15 @@ class RabbitMQSession:
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
-    @_asking
     async def message_counts(self, queues: Sequence[str]) -> dict[str, int]:
         """Messages that wait in each of the queues that exist."""
-        counts = {}
-        channel = await self._channel(confirms=False, essential=False)
-        for queue in queues:
-            try:
-                declared = await channel.queue_declare(queue, passive=True)
-                counts[queue] = declared.message_count or 0
-            except aiormq.exceptions.ChannelNotFoundEntity:
-                channel = await self._channel(confirms=False, essential=False)
-        await channel.close()
-        return counts
+        assert self._lookout is not None, "not open"
+        return await self._lookout.message_counts(queues)
 
     @asynccontextmanager
     async def looking_at(self, queue: str) -> AsyncIterator[Look]:
         """The messages of a queue, once nobody else looks at them; those not taken away stay where they are."""
-        with _closed_is_an_error(self.ended):
+        with closed_is_an_error(self.ended):
             async with self._looking, looking_at(self._look_channel, queue) as look:
                 yield look
 
