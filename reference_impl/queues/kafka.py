@@ -259,7 +259,6 @@ class KafkaQueue(BrokerQueue[Any, Place]):
             async with self._translating():
                 await producer.start()
                 await self._topics.check(producer, self._where)
-            self._check_open()
         except BaseException:
             await producer.stop()
             raise

@@ -320,9 +320,6 @@ class RabbitMQQueue(BrokerQueue[RabbitMQSession, Receipt]):
         except BaseException:
             await session.close()  # else it would hold tasks that nobody hands out
             raise
-        if self._closed:
-            await session.close()
-            self._check_open()
         if self._keeper is None:
             self._keeper = asyncio.create_task(self._keep(), name="background:rabbitmq-keeper")
         return session
