@@ -3,7 +3,8 @@
 A spill file holds one batch a line, in order. It is locked by the process that writes it, so a process that starts can tell
 the files of the dead from those of the living, and adopts the former. Appending goes to the operating system at once and is
 not synced: it survives any end of the process, not a power cut of the machine. Replaying a batch that was written already
-changes nothing (see `LedgerStore.write`), so a file needs no record of how far its reader came.
+changes nothing (see `LedgerStore.write`), so a file needs no record of how far its reader came. A line that is no batch (a kill
+cut it short, a disk spoilt it) is copied to `NAME.corrupt` and passed over.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ import logging
 import os
 from collections import deque
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 
 import msgspec
 
-from reference_impl.database.entries import EntryBatch, LedgerEntry
+from reference_impl.database.entries import EntryBatch, LedgerEntry, encoded
 
-__all__ = ["ENTRY_BYTES", "Backlog", "SpillFile", "size_bytes"]
+__all__ = ["ENTRY_BYTES", "Backlog", "SpillFile", "append_line", "size_bytes"]
 
 log = logging.getLogger("twinload.ledger")
 
@@ -27,12 +29,28 @@ ENTRY_BYTES = (
     400  # an entry in memory, without its texts (measured with sys.getsizeof over its fields)
 )
 _decode = msgspec.json.Decoder(EntryBatch).decode
-_encode = msgspec.json.Encoder().encode
 
 
 def size_bytes(entry: LedgerEntry) -> int:
     """About what an entry takes in memory."""
     return ENTRY_BYTES + len(entry.entry_id) + len(entry.key_id) + len(entry.model)
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Add `line` to the file at `path`, whole or not at all. Raises OSError."""
+    with path.open("ab", buffering=0) as file:
+        _append(file, line, file.seek(0, os.SEEK_END))
+
+
+def _append(file: FileIO, line: bytes, end: int) -> None:
+    """Add `line` to a file that is `end` bytes long, whole or not at all."""
+    try:
+        written = 0
+        while written < len(line):
+            written += file.write(line[written:])
+    except OSError:
+        file.truncate(end)
+        raise
 
 
 class SpillFile:
@@ -49,28 +67,27 @@ class SpillFile:
         self._read_at = 0
         self._end = self._file.seek(0, os.SEEK_END)
         self._head: tuple[EntryBatch, int] | None = None
+        self._keeps = False  # it holds a line that is nowhere else
 
     def append(self, batch: EntryBatch) -> None:
         """Write `batch` at the end, whole or not at all. Raises OSError (a full disk)."""
-        line = _encode(batch) + b"\n"
-        try:
-            written = 0
-            while written < len(line):
-                written += self._file.write(line[written:])
-        except OSError:
-            self._file.truncate(self._end)
-            raise
+        line = encoded(batch)
+        _append(self._file, line, self._end)
         self._end += len(line)
 
     def head(self) -> EntryBatch | None:
-        """The oldest batch; None when there is none. A line that cannot be read is skipped and told of."""
+        """The oldest batch; None when there is none. A line that cannot be read is copied, told of and passed over."""
         while self._head is None and self._read_at < self._end:
             self._file.seek(self._read_at)
             line = self._line()
+            if not line:
+                log.error("%s: shorter than it was; another process has cut it", self.path)
+                self._end = self._read_at = self._file.seek(0, os.SEEK_END)
+                break
             try:
                 self._head = _decode(line), len(line)
-            except msgspec.DecodeError as error:
-                log.warning("%s: a line of %d bytes is no batch: %s", self.path, len(line), error)
+            except (ValueError, RecursionError) as error:  # msgspec's errors and Unicode's are both
+                self._copy(line, error)
                 self._read_at += len(line)
         return None if self._head is None else self._head[0]
 
@@ -79,15 +96,30 @@ class SpillFile:
         assert self._head is not None
         self._read_at += self._head[1]
         self._head = None
-        if self._read_at >= self._end:
+        if self._read_at >= self._end and not self._keeps:
             self._file.truncate(0)
             self._read_at = self._end = 0
 
-    def close(self) -> None:
-        """Let go of the file; it is removed if nothing waits in it."""
-        if self.head() is None:
-            self.path.unlink(missing_ok=True)
-        self._file.close()
+    def close(self) -> bool:
+        """Let go of the file; it is removed if nothing waits in it. Returns whether it remains."""
+        try:
+            remains = self.head() is not None or self._keeps
+            if not remains:
+                self.path.unlink(missing_ok=True)
+            return remains
+        finally:
+            self._file.close()
+
+    def _copy(self, line: bytes, error: Exception) -> None:
+        corrupt = self.path.with_suffix(".corrupt")
+        what = f"{self.path}: a line of {len(line)} bytes is no batch ({error})"
+        try:
+            append_line(corrupt, line if line.endswith(b"\n") else line + b"\n")
+        except OSError as trouble:
+            self._keeps = True
+            log.error("%s; %s: %s, so it stays where it is", what, corrupt, trouble.strerror)
+        else:
+            log.error("%s; it is copied to %s", what, corrupt)
 
     def _line(self) -> bytes:
         parts = []
@@ -171,12 +203,11 @@ class Backlog:
         else:
             self.memory_rows -= len(self._memory.popleft().entries)
 
-    def close(self) -> None:
-        """Save what is left, and let go of the files."""
+    def close(self) -> list[Path]:
+        """Save what is left, and let go of the files; those that something waits in."""
         self.persist()
-        for file in (*self._adopted, self._own):
-            if file is not None:
-                file.close()
+        files = (*self._adopted, self._own)
+        return [file.path for file in files if file is not None and file.close()]
 
 
 def _orphans(folder: Path) -> Iterator[SpillFile]:

@@ -6,20 +6,24 @@ cached token of the cheapest model (1e-8 $) is still ten of them.
 
 from __future__ import annotations
 
+import json
 from typing import Final
 
 import msgspec
 
 __all__ = [
     "ENTRY_FIELDS",
+    "UNCOUNTED",
     "EntryBatch",
     "KeyBudget",
     "LedgerEntry",
+    "encoded",
     "from_nanousd",
     "to_nanousd",
 ]
 
 NANO: Final = 1_000_000_000
+UNCOUNTED: Final = 0
 
 
 def to_nanousd(usd: float) -> int:
@@ -74,7 +78,8 @@ class EntryBatch(msgspec.Struct, frozen=True):
 
     Attributes:
         writer: which writer; sequence: counts its batches up from 1. A store applies a (writer, sequence) once, and
-            therefore must be given a writer's batches in order.
+            therefore must be given a writer's batches in order. UNCOUNTED is applied whenever it is given, and remembered
+            nowhere: for entries alone, whose ids keep them from being booked twice.
         entries: the rows.
         releases: by (hold, key): nano-dollars that are no longer held.
         renewals: (hold, key) pairs that are still in use.
@@ -98,3 +103,15 @@ class KeyBudget(msgspec.Struct, frozen=True):
     @property
     def remaining_nanousd(self) -> int:
         return self.limit_nanousd - self.spent_nanousd - self.held_nanousd
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def encoded(value: EntryBatch | LedgerEntry) -> bytes:
+    """`value` as a line of JSON. Text that is not Unicode has `?` where it is not: the row matters more."""
+    try:
+        return _encode(value) + b"\n"
+    except UnicodeEncodeError:
+        text = json.dumps(msgspec.to_builtins(value), ensure_ascii=False)
+        return text.encode(errors="replace") + b"\n"

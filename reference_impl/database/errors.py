@@ -15,6 +15,7 @@ __all__ = [
     "DatabaseRefused",
     "DatabaseUnavailable",
     "DiskFull",
+    "InvalidValue",
     "PoolExhausted",
     "SchemaTooNew",
     "ServerTooOld",
@@ -71,7 +72,11 @@ class SchemaTooNew(DatabaseRefused):
 
 
 class StatementFailed(DatabaseError):
-    """The server executed the statement and said no: a constraint, a type, a missing table."""
+    """The server executed the statement and said no: a missing table, an error of its own."""
+
+
+class InvalidValue(StatementFailed):
+    """A value is to blame, and nothing else: out of range, not text, against a constraint. It stays wrong."""
 
 
 _PASSWORD_IN_URL = re.compile(r"(://[^/@:\s]*):[^@\s]*@")

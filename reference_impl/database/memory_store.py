@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from reference_impl.database.entries import (
+    UNCOUNTED,
     EntryBatch,
     KeyBudget,
     LedgerEntry,
@@ -39,9 +40,10 @@ class MemoryLedger:
         """Nothing to connect to."""
 
     async def write(self, batch: EntryBatch) -> int:
-        if self._sequences.get(batch.writer, 0) >= batch.sequence:
-            return 0
-        self._sequences[batch.writer] = batch.sequence
+        if batch.sequence != UNCOUNTED:
+            if self._sequences.get(batch.writer, 0) >= batch.sequence:
+                return 0
+            self._sequences[batch.writer] = batch.sequence
         new = 0
         for entry in batch.entries:
             new += self.book(entry)

@@ -104,13 +104,13 @@ class ConnectionPool:
                 reset=self._reset,
             )
         except (*FOREIGN, ValueError) as error:
-            raise translated(error, doing) from error
+            raise translated(error, doing, connecting=True) from error
         try:
             async with pool.acquire() as connection:
                 major = connection.get_server_version().major
         except FOREIGN as error:
             pool.terminate()
-            raise translated(error, doing) from error
+            raise translated(error, doing, connecting=True) from error
         if major < self._min_server_version:
             await pool.close()
             raise ServerTooOld(
@@ -287,6 +287,6 @@ class _Lease:
 
 def _not_connected(error: BaseException) -> DatabaseError:
     """Opening a connection failed: nothing was sent, so whatever was wanted is safe to repeat."""
-    failure = translated(error, "opening a connection")
+    failure = translated(error, "opening a connection", connecting=True)
     failure.safe_to_repeat = True
     return failure

@@ -17,6 +17,7 @@ from reference_impl.database.errors import (
     DatabaseRefused,
     DatabaseUnavailable,
     DiskFull,
+    InvalidValue,
     PoolExhausted,
     StatementFailed,
     StatementTimeout,
@@ -25,12 +26,16 @@ from reference_impl.database.errors import (
 
 __all__ = ["FOREIGN", "exhausted", "translated"]
 
+# What values raise on their way into COPY, which reach no server. (As arguments they raise asyncpg's DataError, of class 22.)
+_UNENCODABLE = (OverflowError, UnicodeError)
 # Everything that a call of asyncpg may raise and that is not a defect of the caller.
-FOREIGN = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+FOREIGN = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, *_UNENCODABLE)
 
 # By SQLSTATE, the longest prefix wins (PostgreSQL manual, appendix A).
 _BY_SQLSTATE: dict[str, type[DatabaseError]] = {
     "08": DatabaseUnavailable,  # connection exceptions
+    "22": InvalidValue,  # data exceptions
+    "23": InvalidValue,  # constraints
     "26000": DatabaseRefused,  # no such prepared statement: see `translated`
     "42P05": DatabaseRefused,  # such a prepared statement exists already
     "25006": DatabaseUnavailable,  # read only: a standby that is not yet promoted
@@ -41,7 +46,6 @@ _BY_SQLSTATE: dict[str, type[DatabaseError]] = {
     "40P01": DatabaseUnavailable,  # deadlock
     "53100": DiskFull,
     "53": DatabaseUnavailable,  # out of memory, too many connections
-    "54000": StatementFailed,
     "55P03": DatabaseUnavailable,  # lock not available
     "57014": StatementTimeout,
     "57": DatabaseUnavailable,  # shutting down, crashed, starting up
@@ -49,8 +53,11 @@ _BY_SQLSTATE: dict[str, type[DatabaseError]] = {
 }
 
 
-def translated(error: BaseException, doing: str) -> DatabaseError:
-    """The error of ours that stands for `error`; `doing` says what was under way, and opens the message."""
+def translated(error: BaseException, doing: str, *, connecting: bool = False) -> DatabaseError:
+    """The error of ours that stands for `error`; `doing` says what was under way, and opens the message.
+
+    `connecting`: no statement was sent yet, so a value that is wrong is one of the DSN.
+    """
     text = f"{doing}: {summary(error)}"
     if isinstance(
         error, asyncpg.InvalidSQLStatementNameError | asyncpg.DuplicatePreparedStatementError
@@ -67,16 +74,16 @@ def translated(error: BaseException, doing: str) -> DatabaseError:
         return DatabaseUnavailable(text)
     if isinstance(error, asyncpg.PostgresError):
         return _by_state(error.sqlstate or "")(text, safe_to_repeat=True)
-    if isinstance(error, asyncpg.exceptions.ClientConfigurationError | ValueError):
+    if isinstance(error, _UNENCODABLE) and not connecting:
+        return InvalidValue(text, safe_to_repeat=True)
+    if isinstance(error, asyncpg.exceptions.ClientConfigurationError | ValueError | OverflowError):
         return BadDsn(f"{text}; expected postgresql://user:password@host:port/name")
     if isinstance(error, TimeoutError):
         return StatementTimeout(f"{doing}: no answer within the time allowed")
     if isinstance(error, ConnectionRefusedError):
         return DatabaseUnavailable(text, safe_to_repeat=True)
-    if isinstance(error, asyncpg.InterfaceError):
-        lost = "closed" in str(error) or "closing" in str(error)
-        return DatabaseUnavailable(text) if lost else StatementFailed(text)
-    if isinstance(error, OSError):
+    said = str(error) if isinstance(error, asyncpg.InterfaceError) else ""
+    if isinstance(error, OSError) or "closed" in said or "closing" in said:
         return DatabaseUnavailable(text)
     return StatementFailed(text)
 

@@ -25,6 +25,7 @@ from reference_impl.batches.port import BatchStore
 from reference_impl.database.aggregates import POSTGRES_DAY, spend_sql, spends
 from reference_impl.database.entries import (
     ENTRY_FIELDS,
+    UNCOUNTED,
     EntryBatch,
     KeyBudget,
     LedgerEntry,
@@ -57,6 +58,9 @@ _CLAIM: Final = """
     ON CONFLICT (writer) DO UPDATE SET sequence = excluded.sequence, at = now()
     WHERE w.sequence < excluded.sequence
     RETURNING set_config('synchronous_commit', 'on', true), set_config('twinload.booking', $3, true)"""
+# The same for a batch that needs no claim.
+_PREPARE: Final = """
+    SELECT set_config('synchronous_commit', 'on', true), set_config('twinload.booking', $1, true)"""
 _REPLACE_BOOKING: Final = "SELECT set_config('twinload.booking', $1, true)"
 _BOOKING: Final = "current_setting('twinload.booking')::json"
 _LOCK_BUDGETS: Final = f"""
@@ -226,10 +230,10 @@ async def _write(connection: asyncpg.Connection, batch: EntryBatch, insert: Inse
     try:
         await connection.execute("BEGIN")
         costs = ((entry.key_id, entry.cost_nanousd) for entry in batch.entries)
-        claimed = await connection.fetch(
-            _CLAIM, batch.writer, batch.sequence, _booking(batch, costs)
-        )
-        if not claimed:
+        booking = _booking(batch, costs)
+        if batch.sequence == UNCOUNTED:
+            await connection.fetch(_PREPARE, booking)
+        elif not await connection.fetch(_CLAIM, batch.writer, batch.sequence, booking):
             await connection.execute("ROLLBACK")
             return 0
         new = await insert(connection, batch) if batch.entries else 0

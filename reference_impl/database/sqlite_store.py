@@ -20,6 +20,7 @@ from reference_impl.batches.port import BatchStore
 from reference_impl.database.aggregates import SQLITE_DAY, spend_sql, spends
 from reference_impl.database.entries import (
     ENTRY_FIELDS,
+    UNCOUNTED,
     EntryBatch,
     KeyBudget,
     LedgerEntry,
@@ -29,6 +30,7 @@ from reference_impl.database.errors import (
     DatabaseRefused,
     DatabaseUnavailable,
     DiskFull,
+    InvalidValue,
     StatementFailed,
     one_line,
 )
@@ -178,11 +180,13 @@ class SqliteLedger:
             # aiosqlite's own way to run a function on its thread, in turn; it has no public one for a whole transaction.
             run = cast("Callable[..., Awaitable[T]]", connection._execute)  # noqa: SLF001
             return await run(work, connection._conn)  # noqa: SLF001
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OverflowError, UnicodeError) as error:
             raise self._translated(error) from error
 
-    def _translated(self, error: sqlite3.Error) -> DatabaseError:
+    def _translated(self, error: Exception) -> DatabaseError:
         text = f"ledger {self._path}: {one_line(error)}"
+        if isinstance(error, OverflowError | UnicodeError):  # a value that SQLite never saw
+            return InvalidValue(text, safe_to_repeat=True)
         code = getattr(error, "sqlite_errorcode", None)
         primary = code & 0xFF if isinstance(code, int) else None
         if primary == sqlite3.SQLITE_FULL:
@@ -191,6 +195,8 @@ class SqliteLedger:
             return DatabaseUnavailable(text, safe_to_repeat=True)
         if primary in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
             return DatabaseRefused(text)
+        if primary in (sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG):
+            return InvalidValue(text, safe_to_repeat=True)
         return StatementFailed(text)
 
 
@@ -231,14 +237,15 @@ def _configure(db: sqlite3.Connection) -> None:
 
 
 def _write(db: sqlite3.Connection, batch: EntryBatch) -> int:
-    claimed = db.execute(
-        "INSERT INTO ledger_writers (writer, sequence) VALUES (?1, ?2) "
-        "ON CONFLICT (writer) DO UPDATE SET sequence = excluded.sequence "
-        "WHERE ledger_writers.sequence < excluded.sequence",
-        (batch.writer, batch.sequence),
-    )
-    if claimed.rowcount == 0:
-        return 0
+    if batch.sequence != UNCOUNTED:
+        claimed = db.execute(
+            "INSERT INTO ledger_writers (writer, sequence) VALUES (?1, ?2) "
+            "ON CONFLICT (writer) DO UPDATE SET sequence = excluded.sequence "
+            "WHERE ledger_writers.sequence < excluded.sequence",
+            (batch.writer, batch.sequence),
+        )
+        if claimed.rowcount == 0:
+            return 0
     new = book_entries(db, batch.entries)
     for hold, key_id, released in batch.releases:
         held = db.execute(

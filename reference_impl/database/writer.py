@@ -10,17 +10,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
 from reference_impl.database.backlog import Backlog, size_bytes
 from reference_impl.database.entries import EntryBatch, LedgerEntry
-from reference_impl.database.errors import DatabaseError, DatabaseRefused, StatementFailed, summary
+from reference_impl.database.errors import (
+    DatabaseError,
+    DatabaseRefused,
+    DatabaseUnavailable,
+    InvalidValue,
+    summary,
+)
 from reference_impl.database.port import LedgerStore
+from reference_impl.database.sieve import Sieve
 from reference_impl.deployment import DatabaseSpec
 from reference_impl.telemetry import SystemEvent
 
@@ -31,6 +39,8 @@ log = logging.getLogger("twinload.ledger")
 BACKOFF_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 CLOSE_S: Final = 5.0
 
+_State = Literal["back", "away", "refuses", "fails", "defect"]
+
 # Called at every cut: more releases, and the (hold, key) pairs to renew.
 Housekeeping = Callable[[], tuple[list[tuple[str, str, int]], list[tuple[str, str]]]]
 
@@ -38,7 +48,7 @@ Housekeeping = Callable[[], tuple[list[tuple[str, str, int]], list[tuple[str, st
 class WriterStatistics(msgspec.Struct, frozen=True):
     """Rows since the start: `added` = `written` + `known` + `refused` + those that wait.
 
-    `known` were in the ledger already; `refused` are set aside in a file. `in_memory` rows wait there, `spilled` counts rows
+    `known` were in the ledger already; `refused` are set aside for a value (see `Sieve`). `in_memory` rows wait there, `spilled` counts rows
     that ever went to the spill file. `away`: the last attempt to write failed.
     """
 
@@ -77,10 +87,10 @@ class LedgerWriter:
         self._store = store
         self._spec = spec
         self._name = name
-        self._folder = folder
         self._on_event = on_event
         self._housekeeping = housekeeping
         self._backlog = Backlog(folder, name)
+        self._sieve = Sieve(store, None if folder is None else folder / f"{name}.refused")
         self._pending: list[LedgerEntry] = []
         self._pending_bytes = 0
         self._releases: dict[tuple[str, str], int] = defaultdict(int)
@@ -88,7 +98,8 @@ class LedgerWriter:
         self._work = asyncio.Event()
         self._drained = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self._away = self._refusing = False
+        self._state: _State = "back"
+        self._last_defect = ""
         self._added = self._written = self._known = self._refused = self._batches = 0
 
     def start(
@@ -136,23 +147,26 @@ class LedgerWriter:
 
     async def aclose(self, limit_s: float = CLOSE_S) -> None:
         """Write what there is, for at most `limit_s`; what is left goes to the spill file."""
-        if self._tasks:
-            try:
+        late = False
+        try:
+            if self._tasks:
                 async with asyncio.timeout(limit_s):
                     await self.drained()
-            except TimeoutError:
-                log.warning(
-                    "ledger: the database does not take the last rows; they are kept in the spill file"
-                )
-        await self.abandon()
-        self._cut()
-        self._backlog.close()
+        except TimeoutError:
+            late = True
+        finally:
+            try:
+                await self.abandon()
+            finally:
+                self._close_files(late)
 
     async def abandon(self) -> None:
         """Write nothing more, as a killed process."""
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for ended in await asyncio.gather(*self._tasks, return_exceptions=True):
+            if isinstance(ended, Exception):
+                self._tell_defect(ended)
         self._tasks = []
 
     def statistics(self) -> WriterStatistics:
@@ -164,7 +178,7 @@ class LedgerWriter:
             in_memory=len(self._pending) + self._backlog.memory_rows,
             spilled=self._backlog.spilled_rows,
             batches=self._batches,
-            away=self._away,
+            away=self._state != "back",
         )
 
     async def _cut_regularly(self) -> None:
@@ -175,18 +189,21 @@ class LedgerWriter:
             next_s = max(next_s + half_s, loop.time())
             await asyncio.sleep(next_s - loop.time())
             # What the last cut handed over and is not yet written has had its chance: from now on it must survive.
-            self._backlog.persist()
+            self._persist()
             self._cut()
-            if self._away:
-                self._backlog.persist()
+            if self._state != "back":
+                self._persist()
 
     def _cut(self, *, house: bool = True) -> None:
         """Make a batch of what came in, and hand it over."""
         renewals: list[tuple[str, str]] = []
         if house and self._housekeeping is not None:
-            idle, renewals = self._housekeeping()
-            for hold, key_id, nanousd in idle:
-                self._releases[hold, key_id] += nanousd
+            try:
+                idle, renewals = self._housekeeping()
+                for hold, key_id, nanousd in idle:
+                    self._releases[hold, key_id] += nanousd
+            except Exception as error:  # noqa: BLE001 - told; rows must not wait for it
+                self._tell_defect(error)
         if not (self._pending or self._releases or renewals):
             return
         self._sequence += 1
@@ -198,96 +215,112 @@ class LedgerWriter:
         self._pending_bytes = 0
         self._releases.clear()
         if self._backlog.memory_rows > self._spec.max_rows:
-            self._backlog.persist()
+            self._persist()
         self._work.set()
 
+    def _persist(self) -> None:
+        """Bring to disk what waits, as far as the disk takes it."""
+        try:
+            self._backlog.persist()
+            self._sieve.save()
+        except Exception as error:  # noqa: BLE001 - told; what waits stays in memory
+            self._tell_defect(error)
+
+    def _close_files(self, late: bool) -> None:
+        self._cut()
+        self._sieve.save()
+        kept = self._backlog.close()
+        if late and kept:
+            files = ", ".join(map(str, kept))
+            log.warning("ledger: the database has not taken the last rows; they are in %s", files)
+        if self._backlog.memory_rows:
+            log.error(
+                "ledger: %d rows are in neither database nor file, and end with this process",
+                self._backlog.memory_rows,
+            )
+
     async def _send(self, opening: Callable[[], Awaitable[None]] | None) -> None:
-        failures = 0
-        while opening is not None:
-            try:
-                await opening()
-                opening = None
-                self._note(None)
-            except DatabaseError as error:
-                failures = await self._failed(error, failures)
+        """Open, then write batch after batch. Whatever goes wrong, batches wait and are tried again: this never ends by itself."""
         failures = 0
         while True:
-            batch = self._backlog.head()
-            if batch is None:
-                self._drained.set()
-                self._work.clear()
-                await self._work.wait()
-                continue
             try:
-                new = await self._write(batch)
-            except DatabaseError as error:
-                failures = await self._failed(error, failures)
+                if opening is not None:
+                    await opening()
+                    opening = None
+                    self._note(None)
+                batch = self._backlog.head()
+                if batch is None:
+                    self._drained.set()
+                    self._work.clear()
+                    await self._work.wait()
+                    continue
+                new, refused = await self._write(batch)
+                self._backlog.pop()
+            except Exception as error:  # noqa: BLE001 - told; a sender that ends would take all later rows with it
+                self._note(error)
+                self._persist()
+                await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
+                failures += 1
                 continue
             failures = 0
-            self._backlog.pop()
             self._batches += 1
             self._written += new
-            self._known += len(batch.entries) - new
+            self._refused += refused
+            self._known += len(batch.entries) - new - refused
             self._note(None)
 
-    async def _failed(self, error: DatabaseError, failures: int) -> int:
-        """Tell of it, keep what there is, and wait; how many failures these are in a row."""
-        self._note(error)
-        self._backlog.persist()
-        await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
-        return failures + 1
-
-    async def _write(self, batch: EntryBatch) -> int:
-        try:
-            return await self._store.write(batch)
-        except StatementFailed as error:
-            return await self._write_singly(batch, error)
-
-    async def _write_singly(self, batch: EntryBatch, cause: StatementFailed) -> int:
-        """A row that the database will never take must not stop all others: find it, and set it aside."""
-        writer = f"{batch.writer}/{batch.sequence}"
-        # If not even nothing can be written the rows are not to blame, and all of them wait.
-        await self._store.write(EntryBatch(writer, 1))
-        new = 0
-        for number, entry in enumerate(batch.entries, start=2):
+    async def _write(self, batch: EntryBatch) -> tuple[int, int]:
+        """How many rows of `batch` were new, and how many are refused for themselves."""
+        if not self._sieve.has_begun(batch):
             try:
-                new += await self._store.write(EntryBatch(writer, number, (entry,)))
-            except StatementFailed as error:
-                self._set_aside(entry, error)
-        await self._store.write(msgspec.structs.replace(batch, entries=()))
-        log.error("ledger: rows were refused one by one: %s", summary(cause))
-        return new
+                return await self._store.write(batch), 0
+            except InvalidValue as error:
+                log.error("ledger: a batch is written row by row: %s", summary(error))
+        return await self._sieve.write(batch)
 
-    def _set_aside(self, entry: LedgerEntry, error: StatementFailed) -> None:
-        self._refused += 1
-        self._known -= 1  # the batch's arithmetic counts what is not new as known
-        log.error("ledger: row %r is refused: %s", entry.entry_id, summary(error))
-        if self._folder is not None:
-            with (self._folder / f"{self._name}.refused").open("ab") as file:
-                file.write(msgspec.json.encode(entry) + b"\n")
-
-    def _note(self, error: DatabaseError | None) -> None:
+    def _note(self, error: Exception | None) -> None:
         """Tell of changes, not of every attempt."""
-        away = error is not None
-        # Away at first and then found to be wrong (a password, a schema): somebody must act, so it is told as well.
-        refused = isinstance(error, DatabaseRefused)
-        if error is not None and refused and not self._refusing:
-            log.error("ledger: the database refuses, rows are kept: %s", summary(error))
-        self._refusing = refused
-        if away == self._away:
-            return
-        self._away = away
-        state = "away" if away else "back"
+        before, self._state = self._state, _state_of(error)
         if error is None:
-            log.warning("ledger: the database is back")
-        elif not refused:
-            log.warning("ledger: the database is away, rows are kept: %s", summary(error))
-        if self._on_event is not None:
+            if before != "back":
+                log.warning("ledger: the database is back")
+        elif self._state == "defect":
+            self._tell_defect(error)
+        elif self._state != before:
+            # Away at first and then found to be wrong (a password, a schema): somebody must act, so it is told as well.
+            if self._state != "away":
+                log.error("ledger: the database %s, rows are kept: %s", self._state, summary(error))
+            elif before == "back":
+                log.warning("ledger: the database is away, rows are kept: %s", summary(error))
+        if self._on_event is not None and (before == "back") != (self._state == "back"):
             self._on_event(
                 SystemEvent(
                     t_s=asyncio.get_running_loop().time(),
                     kind="ledger",
                     subject="database",
-                    detail={"state": state},
+                    detail={"state": "back" if error is None else "away"},
                 )
             )
+
+    def _tell_defect(self, error: Exception) -> None:
+        """An exception that nobody foresaw: tell where it comes from, once while it repeats."""
+        what = f"{type(error).__name__}: {summary(error)}"
+        if what != self._last_defect:
+            # Not the traceback as Python prints it: that has the message once more, with whatever password is in it.
+            trace = "".join(traceback.format_tb(error.__traceback__))
+            log.error("ledger: a defect, rows are kept: %s\n%s", what, trace)
+        self._last_defect = what
+
+
+def _state_of(error: Exception | None) -> _State:
+    match error:
+        case None:
+            return "back"
+        case DatabaseUnavailable():
+            return "away"
+        case DatabaseRefused():
+            return "refuses"
+        case DatabaseError():
+            return "fails"
+        case _:
+            return "defect"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from reference_impl.database.aggregates import export_parquet, total
 from reference_impl.database.budgets import UNAFFORDABLE_NANOUSD, BudgetExceeded, Budgets
-from reference_impl.database.entries import KeyBudget, LedgerEntry, to_nanousd
+from reference_impl.database.entries import UNCOUNTED, KeyBudget, LedgerEntry, to_nanousd
+from reference_impl.database.errors import InvalidValue
 from reference_impl.database.port import Grant, LedgerStore
 from reference_impl.database.writer import LedgerWriter
 from reference_impl.deployment import DatabaseSpec
@@ -70,6 +72,50 @@ def test_an_entry_that_another_writer_has_written_is_not_counted_twice(world: Le
         assert [e.entry_id for e in await everything(one)] == [entry(n).entry_id for n in range(15)]
 
     world.play(body)
+
+
+def test_a_batch_outside_the_count_is_applied_whenever_it_comes_and_remembered_nowhere(
+    world: LedgerWorld,
+) -> None:
+    async def body(one: LedgerStore, other: LedgerStore) -> None:
+        await one.set_budget("k", 100 * CENT)
+        assert await one.write(batch(UNCOUNTED, [entry(1)])) == 1
+        assert await one.write(batch(UNCOUNTED, [entry(1), entry(2)])) == 1
+        assert await one.write(batch(1, [entry(3)])) == 1
+        assert await one.write(batch(UNCOUNTED, [entry(4)])) == 1
+        assert (await other.budgets())[0].spent_nanousd == 4 * CENT
+
+    world.play(body)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"input_tokens": 2**63},
+        {"cost_nanousd": -(2**70)},
+        {"attempts": 2**80},
+        {"instance": "lone \ud800"},
+    ],
+    ids=lambda field: next(iter(field)),
+)
+def test_a_value_that_no_column_holds_is_told_apart_from_an_outage(
+    field: dict[str, Any], tmp_path: Path
+) -> None:
+    for name in ("sqlite", "postgres", "pgbouncer"):
+
+        async def body(one: LedgerStore, other: LedgerStore) -> None:
+            await one.set_budget("k", 100 * CENT)
+            rows = [entry(1), entry(2, **field), entry(3)]
+            with pytest.raises(InvalidValue):
+                await one.write(batch(1, rows))
+            assert await everything(other) == []
+            assert await one.write(batch(1, rows[:1])) == 1
+            with pytest.raises(InvalidValue):  # beside a row that is known, which takes another way
+                await one.write(batch(2, rows))
+            assert await one.write(batch(2, rows[2:])) == 1
+            assert (await other.budgets())[0].spent_nanousd == 2 * CENT
+
+        ledger_world(name, tmp_path).play(body)
 
 
 def test_writers_at_once_lose_and_double_nothing(world: LedgerWorld) -> None:

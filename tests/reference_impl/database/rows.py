@@ -14,16 +14,14 @@ CENT = NANO // 100
 def entry(
     number: int, key_id: str = "k", cost_nanousd: int = CENT, **fields: object
 ) -> LedgerEntry:
+    given = {"input_tokens": 100, "output_tokens": 10, "attempts": 1, **fields}
     return LedgerEntry(
         entry_id=f"e{number:06}",
         at_s=1_790_000_000.0 + number,
         key_id=key_id,
         model="claude-haiku-4-5",
         cost_nanousd=cost_nanousd,
-        input_tokens=100,
-        output_tokens=10,
-        attempts=1,
-        **fields,  # type: ignore[arg-type]
+        **given,  # type: ignore[arg-type]
     )
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import errno
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from reference_impl.database.backlog import Backlog, SpillFile
 from reference_impl.database.entries import EntryBatch, LedgerEntry
-from reference_impl.database.errors import StatementFailed
+from reference_impl.database.errors import DatabaseUnavailable, InvalidValue, StatementFailed
 from reference_impl.database.memory_store import MemoryLedger
 from reference_impl.database.writer import LedgerWriter
 from reference_impl.deployment import DatabaseSpec
@@ -102,27 +103,159 @@ def test_a_killed_writer_costs_at_most_the_rows_of_one_interval(
     kernel.run(main())
 
 
-def test_a_row_that_the_database_refuses_does_not_hold_up_the_others(tmp_path: Path) -> None:
-    class Picky(MemoryLedger):
-        async def write(self, batch: EntryBatch) -> int:
-            if any(e.key_id == "bad" for e in batch.entries):
-                raise StatementFailed("value out of range")
-            return await super().write(batch)
+class Picky(MemoryLedger):
+    """Refuses rows of the key `bad` for themselves; `troubles` are raised by writes of the key `fragile`, one each."""
 
+    def __init__(self, *troubles: Exception) -> None:
+        super().__init__()
+        self.troubles = list(troubles)
+
+    async def write(self, batch: EntryBatch) -> int:
+        keys = {e.key_id for e in batch.entries}
+        if "bad" in keys:
+            raise InvalidValue("value out of range")
+        if "fragile" in keys and self.troubles:
+            raise self.troubles.pop(0)
+        return await super().write(batch)
+
+
+def fed(store: MemoryLedger, folder: Path | None, *keys: str) -> LedgerWriter:
+    """A writer that has begun, with a row of each key."""
+    writer = LedgerWriter(store, SPEC, name="w", folder=folder)
+    writer.start()
+    for number, key_id in enumerate(keys):
+        writer.add(entry(number, key_id))
+    return writer
+
+
+def test_a_row_that_the_database_refuses_does_not_hold_up_the_others(tmp_path: Path) -> None:
     async def main() -> None:
         store = Picky()
-        writer = LedgerWriter(store, SPEC, name="w", folder=tmp_path)
-        writer.start()
-        for n in range(10):
-            writer.add(entry(n, "bad" if n == 3 else "k"))
+        writer = fed(store, tmp_path, *("bad" if n == 3 else "k" for n in range(10)))
         await writer.drained()
         assert sorted(store._entries) == [entry(n).entry_id for n in range(10) if n != 3]
         statistics = writer.statistics()
         assert (statistics.written, statistics.refused, statistics.known) == (9, 1, 0)
+        assert store._sequences == {"w": 1}, "and leaves no trace of how it was found"
         await writer.aclose()
         assert b"e000003" in (tmp_path / "w.refused").read_bytes()
 
     kernel.run(main())
+
+
+def test_an_outage_while_rows_are_written_singly_sets_none_aside_twice(tmp_path: Path) -> None:
+    async def main() -> None:
+        store = Picky(*(DatabaseUnavailable("away") for _ in range(3)))
+        writer = fed(store, tmp_path, "k", "bad", "fragile")
+        await writer.drained()
+        statistics = writer.statistics()
+        assert (statistics.written, statistics.refused, statistics.known) == (2, 1, 0)
+        assert not store.troubles
+        await writer.aclose()
+        assert len((tmp_path / "w.refused").read_bytes().splitlines()) == 1
+
+    kernel.run(main())
+
+
+def test_a_release_that_the_database_refuses_does_not_hold_up_the_rows(tmp_path: Path) -> None:
+    class NoReleases(MemoryLedger):
+        async def write(self, batch: EntryBatch) -> int:
+            if batch.releases:
+                raise InvalidValue("value out of range")
+            return await super().write(batch)
+
+    async def main() -> None:
+        store = NoReleases()
+        writer = fed(store, tmp_path, "k")
+        writer.release("h", "k", 2**80)
+        await writer.drained()
+        assert list(store._entries) == [entry(0).entry_id]
+        await writer.aclose()
+        assert list(tmp_path.iterdir()) == []
+
+    kernel.run(main())
+
+
+@pytest.mark.parametrize(
+    ("trouble", "told"),
+    [
+        (
+            StatementFailed("no such table: ledger_entries"),
+            "database fails, rows are kept: no such",
+        ),
+        (RuntimeError("no such thing"), "a defect, rows are kept: RuntimeError: no such thing"),
+    ],
+)
+def test_what_is_not_the_rows_fault_is_waited_out_and_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, trouble: Exception, told: str
+) -> None:
+    async def main() -> None:
+        store = Picky(*[trouble] * 5)
+        writer = fed(store, tmp_path, "k", "fragile")
+        writer._cut()
+        await asyncio.sleep(0.01)
+        assert writer.statistics().away
+        assert (tmp_path / "w.spill").stat().st_size > 0, "a kill would lose nothing"
+        await writer.drained()
+        statistics = writer.statistics()
+        assert (statistics.written, statistics.refused, statistics.away) == (2, 0, False)
+        await writer.aclose()
+        assert list(tmp_path.iterdir()) == []
+
+    kernel.run(main())
+    assert sum(told in r.message for r in caplog.records) == 1
+
+
+def test_a_defect_in_the_housekeeping_keeps_no_row_waiting(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken() -> NoReturn:
+        raise KeyError("purse")
+
+    async def main() -> None:
+        store = MemoryLedger()
+        writer = LedgerWriter(store, SPEC, name="w", housekeeping=broken)
+        writer.start()
+        writer.add(entry(1))
+        await asyncio.sleep(10)
+        assert list(store._entries) == [entry(1).entry_id]
+        await writer.aclose()
+
+    kernel.run(main())
+    assert sum("KeyError" in r.message for r in caplog.records) == 1
+
+
+def test_a_refused_row_waits_for_a_file_that_cannot_be_written(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        in_the_way = tmp_path / "w.refused"
+        in_the_way.mkdir()
+        store = Picky()
+        writer = fed(store, tmp_path, "bad", "k")
+        await writer.drained()
+        assert list(store._entries) == [entry(1).entry_id], "others do not wait for it"
+        in_the_way.rmdir()
+        await writer.aclose()
+        assert b"e000000" in in_the_way.read_bytes()
+
+    kernel.run(main())
+    assert any('"entry_id":"e000000"' in r.message for r in caplog.records), (
+        "meanwhile the log has it"
+    )
+
+
+def test_without_a_folder_the_log_has_what_is_refused_and_says_what_is_lost(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        writer = fed(Picky(*[DatabaseUnavailable("away")] * 100), None, "bad", "fragile")
+        await writer.aclose(limit_s=2)
+
+    kernel.run(main())
+    assert any('"entry_id":"e000000"' in r.message for r in caplog.records)
+    assert "2 rows are in neither database nor file" in caplog.text
+    assert "spill" not in caplog.text
 
 
 def test_a_full_disk_keeps_rows_in_memory_and_says_so_once(
@@ -201,7 +334,7 @@ def test_a_spill_file_of_a_living_process_is_left_alone(tmp_path: Path) -> None:
     adopting.close()
 
 
-def test_a_line_that_a_kill_cut_short_is_skipped_and_told_of(
+def test_a_line_that_a_kill_cut_short_is_copied_and_passed_over(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = SpillFile(tmp_path / "x.spill")
@@ -209,13 +342,82 @@ def test_a_line_that_a_kill_cut_short_is_skipped_and_told_of(
     file.append(batch(2, [entry(2)]))
     file._file.truncate(file._end - 20)
     file._file.close()
+    cut = (tmp_path / "x.spill").read_bytes().splitlines()[1]
     again = SpillFile(tmp_path / "x.spill")
     assert again.head() == batch(1, [entry(1)])
     again.pop()
     assert again.head() is None
     assert "is no batch" in caplog.text
-    again.close()
-    assert list(tmp_path.iterdir()) == []
+    assert not again.close()
+    assert (tmp_path / "x.corrupt").read_bytes() == cut + b"\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["x.corrupt"]
+
+
+def spoilt(folder: Path) -> bytes:
+    """A dead process's file of three batches, with a byte in the second that is no text; that line."""
+    file = SpillFile(folder / "dead.spill")
+    for n in (1, 2, 3):
+        file.append(batch(n, [entry(n)], writer="dead"))
+    file._file.close()
+    lines = (folder / "dead.spill").read_bytes().splitlines(keepends=True)
+    lines[1] = lines[1].replace(b"claude", b"cl\xffude")
+    (folder / "dead.spill").write_bytes(b"".join(lines))
+    return lines[1]
+
+
+def test_a_byte_that_is_no_text_costs_its_line_and_no_other_row(tmp_path: Path) -> None:
+    async def main() -> None:
+        line = spoilt(tmp_path)
+        store = MemoryLedger()
+        writer = fed(store, tmp_path, "k")
+        await writer.drained()
+        writer.add(entry(9))
+        await writer.aclose()
+        assert list(store._entries) == [entry(n).entry_id for n in (1, 3, 0, 9)]
+        assert (tmp_path / "dead.corrupt").read_bytes() == line
+        assert [path.name for path in tmp_path.iterdir()] == ["dead.corrupt"]
+
+    kernel.run(main())
+
+
+def test_a_line_that_cannot_be_copied_stays_in_its_file(tmp_path: Path) -> None:
+    line = spoilt(tmp_path)
+    (tmp_path / "dead.corrupt").mkdir()
+    backlog = Backlog(tmp_path, "w")
+    read = []
+    while (head := backlog.head()) is not None:
+        read.append(head.sequence)
+        backlog.pop()
+    assert read == [1, 3]
+    backlog.close()
+    assert line in (tmp_path / "dead.spill").read_bytes()
+
+
+def test_a_file_that_another_process_has_cut_comes_to_an_end(tmp_path: Path) -> None:
+    file = SpillFile(tmp_path / "x.spill")
+    file.append(batch(1, [entry(1)]))
+    (tmp_path / "x.spill").write_bytes(b"")
+    assert file.head() is None
+    file.append(batch(2, [entry(2)]))
+    assert file.head() == batch(2, [entry(2)])
+    file.pop()
+    assert not file.close()
+
+
+def test_a_defect_at_the_close_leaves_the_last_rows_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> NoReturn:
+        raise OSError(errno.EIO, "Input/output error")
+
+    async def main() -> None:
+        writer = fed(Picky(*[DatabaseUnavailable("away")] * 100), tmp_path, "fragile")
+        monkeypatch.setattr(writer, "drained", broken)
+        with pytest.raises(OSError, match="Input/output"):
+            await writer.aclose()
+        assert b"e000000" in (tmp_path / "w.spill").read_bytes()
+
+    kernel.run(main())
 
 
 def test_releases_travel_with_the_rows_that_spent_them(tmp_path: Path) -> None:
@@ -240,8 +442,20 @@ def test_releases_travel_with_the_rows_that_spent_them(tmp_path: Path) -> None:
 
 def test_entries_are_structs_that_survive_the_file(tmp_path: Path) -> None:
     file = SpillFile(tmp_path / "x.spill")
-    odd: list[LedgerEntry] = [entry(1, "\u2028\n\"'\\"), entry(2, cost_nanousd=2**62)]
+    odd: list[LedgerEntry] = [
+        entry(0, input_tokens=10**30),
+        entry(1, "\u2028\n\"'\\"),
+        entry(2, cost_nanousd=2**62),
+    ]
     file.append(batch(1, odd, releases=[("h", "k", 3)], renewals=[("h", "k")]))
     assert file.head() == batch(1, odd, releases=[("h", "k", 3)], renewals=[("h", "k")])
+    file.pop()
+    file.close()
+
+
+def test_text_that_is_not_unicode_does_not_keep_a_row_from_the_file(tmp_path: Path) -> None:
+    file = SpillFile(tmp_path / "x.spill")
+    file.append(batch(1, [entry(1, instance="i\udcff")]))
+    assert file.head() == batch(1, [entry(1, instance="i?")])
     file.pop()
     file.close()
