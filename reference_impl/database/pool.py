@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 MIN_SERVER_VERSION: Final = 14  # the oldest that the PostgreSQL project still maintained in 2026
 RETRY_WAITS_S: Final = (0.05, 0.2)
+_Source = tuple[asyncpg.Pool, StationMeter]  # where a connection comes from, and goes back to
 
 
 class PoolStatistics(msgspec.Struct, frozen=True):
@@ -184,7 +185,7 @@ class ConnectionPool:
         """The pool as a station since the last sample."""
         return self._open()[1].sample(origin_s=origin_s)
 
-    def _open(self) -> tuple[asyncpg.Pool, StationMeter]:
+    def _open(self) -> _Source:
         if self._pool is None or self._meter is None:
             raise DatabaseUnavailable("the pool is not open: await initialize() first")
         return self._pool, self._meter
@@ -212,8 +213,8 @@ class ConnectionPool:
             except FOREIGN as error:
                 raise translated(error, "statement") from error
 
-    async def _take(self, timeout_s: float) -> asyncpg.Connection:
-        pool, meter = self._open()
+    async def _take(self, timeout_s: float) -> tuple[_Source, asyncpg.Connection]:
+        source = pool, meter = self._open()
         meter.advance()
         meter.arrivals += 1
         meter.waiting += 1
@@ -221,7 +222,7 @@ class ConnectionPool:
         try:
             connection = await pool.acquire(timeout=timeout_s)
             taken = True
-            return connection
+            return source, connection
         except TimeoutError as error:
             raise exhausted(timeout_s, self._max_size) from error
         except FOREIGN as error:
@@ -234,14 +235,14 @@ class ConnectionPool:
             else:
                 self._gave_up += 1
 
-    async def _give_back(self, connection: asyncpg.Connection, stateless: bool) -> None:
-        pool, meter = self._pool, self._meter
-        assert meter is not None
+    async def _give_back(
+        self, source: _Source, connection: asyncpg.Connection, stateless: bool
+    ) -> None:
+        pool, meter = source
         try:
-            if pool is not None:
-                if not stateless:
-                    self._stateful.add(connection.get_server_pid())
-                await pool.release(connection, timeout=self._connect_timeout_s)
+            if not stateless:
+                self._stateful.add(connection.get_server_pid())
+            await pool.release(connection, timeout=self._connect_timeout_s)
         except (
             FOREIGN
         ):  # the connection is cut off and its place free; what was done with it is done
@@ -263,17 +264,18 @@ class ConnectionPool:
 class _Lease:
     """The block that holds a connection. A class, because a generator's context manager costs a tenth of the acquire."""
 
-    __slots__ = ("_connection", "_pool", "_stateless", "_timeout_s")
+    __slots__ = ("_held", "_pool", "_stateless", "_timeout_s")
 
     def __init__(self, pool: ConnectionPool, timeout_s: float, stateless: bool) -> None:
         self._pool = pool
         self._timeout_s = timeout_s
         self._stateless = stateless
-        self._connection: asyncpg.Connection | None = None
+        # With its source: a pool that is closed meanwhile waits for this connection to come back.
+        self._held: tuple[_Source, asyncpg.Connection] | None = None
 
     async def __aenter__(self) -> asyncpg.Connection:
-        self._connection = await self._pool._take(self._timeout_s)  # noqa: SLF001 - the pool's own half
-        return self._connection
+        self._held = await self._pool._take(self._timeout_s)  # noqa: SLF001 - the pool's own half
+        return self._held[1]
 
     async def __aexit__(
         self,
@@ -281,8 +283,9 @@ class _Lease:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        connection, self._connection = self._connection, None
-        await self._pool._give_back(connection, self._stateless)  # noqa: SLF001
+        held, self._held = self._held, None
+        assert held is not None
+        await self._pool._give_back(*held, self._stateless)  # noqa: SLF001
 
 
 def _not_connected(error: BaseException) -> DatabaseError:

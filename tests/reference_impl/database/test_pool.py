@@ -254,6 +254,30 @@ def test_what_waiting_may_mend_is_told_apart_from_what_it_does_not(
     assert type(translated(error, "opening")) is kind
 
 
+def test_a_close_waits_for_a_lease_and_no_longer() -> None:
+    async def main() -> None:
+        pool = ConnectionPool(fresh_database(), 1, 2, acquire_timeout_s=20.0)
+        await pool.initialize()
+        lent, let_go = asyncio.Event(), asyncio.Event()
+
+        async def hold() -> object:
+            async with pool.acquire() as connection:
+                lent.set()
+                await let_go.wait()
+                return await connection.fetchval("SELECT 1")
+
+        holding = asyncio.create_task(hold())
+        await lent.wait()
+        closing = asyncio.create_task(pool.close())
+        await asyncio.sleep(0)
+        assert not closing.done()
+        let_go.set()
+        assert await holding == 1, "its connection was not cut off"
+        await asyncio.wait_for(closing, 5.0)
+
+    asyncio.run(main())
+
+
 def test_passwords_are_masked_in_every_form_of_a_dsn() -> None:
     assert masked("postgresql://u:secret@h/d") == "postgresql://u:***@h/d"
     assert masked("host=h password=secret user=u") == "host=h password=*** user=u"
