@@ -7,12 +7,13 @@ network.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from reference_impl.answer_cache import NO_BACKENDS, CacheBackends
 from reference_impl.batches.routes import BatchRoutes
 from reference_impl.batches.service import BatchService
+from reference_impl.closing import close_all
 from reference_impl.compute import Compute
 from reference_impl.database.connect import build_accounting
 from reference_impl.database.port import LedgerStore
@@ -156,16 +157,16 @@ class GatewayService:
         await self._system.drain(self._drain_s)
 
     async def aclose(self) -> None:
-        """End the fleet and write the last samples."""
+        """End the fleet and write the last samples. A step that fails keeps none of the others from being done."""
         for task in self._watching:
             task.cancel()
         await asyncio.gather(*self._watching, return_exceptions=True)
+        steps: list[Callable[[], Awaitable[None] | None]] = []
         if self._watching:
-            self._run_log.stations(self._stations())
+            steps.append(lambda: self._run_log.stations(self._stations()))
         if self._batches is not None:
-            await self._batches.aclose()
-        await self._system.aclose()
-        self._run_log.close()
+            steps.append(self._batches.aclose)
+        await close_all(*steps, self._system.aclose, self._run_log.close)
 
     def _stations(self) -> list[StationSample]:
         ledger = [] if self._ledger is None else self._ledger.samples()

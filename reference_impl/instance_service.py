@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
 from reference_impl.batches.consumer import BatchConsumer
+from reference_impl.closing import close_all
 from reference_impl.compute import Compute
 from reference_impl.errors import UpstreamFailed
 from reference_impl.instances.heartbeat import HeartbeatSender, Usage
@@ -112,16 +113,20 @@ class InstanceService:
                 group.create_task(self._batches.drain(self._drain_s))
 
     async def aclose(self) -> None:
+        """Write the last samples and close all. A step that fails keeps none of the others from being done."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        # Before the pool closes that it looks at.
+        steps: list[Callable[[], Awaitable[None] | None]] = [
+            lambda: self._run_log.stations(self._stations())
+        ]
         if self._batches is not None:
-            await self._batches.aclose()
-        self._run_log.stations(self._stations())
-        self._run_log.close()
-        await self._instance.aclose()
+            steps.append(self._batches.aclose)
+        steps += [self._run_log.close, self._instance.aclose]
         if self._control is not None:
-            await self._control.aclose()
+            steps.append(self._control.aclose)
+        await close_all(*steps)
 
     def _stations(self) -> list[StationSample]:
         ledger = [] if self._batches is None else self._batches.samples()

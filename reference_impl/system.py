@@ -13,6 +13,7 @@ from reference_impl.answer_cache import NO_BACKENDS, CacheBackends, build_cache
 from reference_impl.autoscaler.autoscaler import AutoScaler
 from reference_impl.autoscaler.control_loop import ScalingLoop
 from reference_impl.balancer.load_balancer import LoadBalancer
+from reference_impl.closing import close_all
 from reference_impl.compute import Compute
 from reference_impl.database.accounting import Accounting
 from reference_impl.deployment import DeploymentSpec
@@ -102,15 +103,9 @@ class System:
         return True
 
     async def aclose(self) -> None:
-        if self.scaling is not None:
-            await self.scaling.aclose()
-        await self.fleet.aclose()
-        if self.semantic is not None:
-            await self.semantic.aclose()
-        if self.cache is not None:
-            await self.cache.aclose()
-        if self.accounting is not None:
-            await self.accounting.aclose()
+        """Close all, the ledger last. A step that fails keeps none of the others from being done."""
+        parts = (self.scaling, self.fleet, self.semantic, self.cache, self.accounting)
+        await close_all(*(part.aclose for part in parts if part is not None))
 
 
 def build_instance(

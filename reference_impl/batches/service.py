@@ -7,6 +7,8 @@ crash between storing and enqueueing is mended after the next start.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -23,9 +25,12 @@ from reference_impl.queues.port import MessageQueue, QueuedTask
 
 __all__ = ["TASK_TYPE", "BatchService"]
 
+log = logging.getLogger("twinload.batches")
+
 TASK_TYPE: Final = "messages.batch"
 MAX_REQUESTS: Final = 100_000  # the Message Batches API's own limit
 _LIFE_S: Final = 24 * 3600.0
+_CLOSE_S: Final = 5.0
 _ENQUEUE_AT_ONCE: Final = 1000
 _RESULTS_AT_ONCE: Final = 500
 _CUSTOM_ID: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
@@ -178,7 +183,11 @@ class BatchService:
     async def aclose(self) -> None:
         """Close the queue; the store is the ledger's."""
         await self._mender.aclose()
-        await self._queue.close()
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                await self._queue.close()
+        except (QueueError, TimeoutError) as error:
+            log.warning("batches: the queue does not close: %s", error or "no answer in time")
 
     async def _enqueue(self, batch_id: str, numbers: Sequence[int]) -> None:
         for start in range(0, len(numbers), _ENQUEUE_AT_ONCE):

@@ -181,9 +181,11 @@ class ConnectionPool:
             gave_up=self._gave_up,
         )
 
-    def sample(self, *, origin_s: float = 0.0) -> StationSample:
-        """The pool as a station since the last sample."""
-        return self._open()[1].sample(origin_s=origin_s)
+    def samples(self, *, origin_s: float = 0.0) -> list[StationSample]:
+        """The pool as a station since the last sample; nothing while it is not open."""
+        if self._pool is None or self._meter is None:
+            return []
+        return [self._meter.sample(origin_s=origin_s)]
 
     def _open(self) -> _Source:
         if self._pool is None or self._meter is None:

@@ -125,5 +125,5 @@ class LedgerStore(LedgerReader, Protocol):
         ...
 
     def samples(self, *, origin_s: float = 0.0) -> list[StationSample]:
-        """The connection pool as a station since the last call; nothing where there is none."""
+        """The connection pool as a station since the last call; nothing where there is none, or none is open."""
         ...

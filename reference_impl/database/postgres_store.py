@@ -216,7 +216,7 @@ class PostgresLedger:
             after = rows[-1]["entry_id"]
 
     def samples(self, *, origin_s: float = 0.0) -> list[StationSample]:
-        return [self.pool.sample(origin_s=origin_s)]
+        return self.pool.samples(origin_s=origin_s)
 
     async def aclose(self) -> None:
         await self.pool.close()

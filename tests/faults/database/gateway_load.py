@@ -12,7 +12,7 @@ from reference_impl.messages import TAG_HEADER, RequestTag
 from simulation.scenario.schema import Scenario
 from simulation.scenario.spec import load_scenario
 
-__all__ = ["FLUSH_S", "drive", "ledger", "scenario"]
+__all__ = ["FLUSH_S", "RATE_PER_S", "drive", "ledger", "scenario"]
 
 FLUSH_S = 1.0
 RATE_PER_S = 50

@@ -66,7 +66,7 @@ def test_statements_transactions_and_statistics() -> None:
             held = pool.statistics()
             assert (held.size, held.idle, held.waiting) == (2, 0, 0)
         assert pool.statistics().idle == 2
-        sample = pool.sample()
+        (sample,) = pool.samples()
         assert (sample.kind, sample.capacity, sample.arrivals) == ("pool", 2, sample.completions)
 
     with_pool(work)
@@ -257,6 +257,7 @@ def test_what_waiting_may_mend_is_told_apart_from_what_it_does_not(
 def test_a_close_waits_for_a_lease_and_no_longer() -> None:
     async def main() -> None:
         pool = ConnectionPool(fresh_database(), 1, 2, acquire_timeout_s=20.0)
+        assert pool.samples() == [], "not open yet"
         await pool.initialize()
         lent, let_go = asyncio.Event(), asyncio.Event()
 
@@ -270,6 +271,7 @@ def test_a_close_waits_for_a_lease_and_no_longer() -> None:
         await lent.wait()
         closing = asyncio.create_task(pool.close())
         await asyncio.sleep(0)
+        assert pool.samples() == [], "not open any more"
         assert not closing.done()
         let_go.set()
         assert await holding == 1, "its connection was not cut off"
