@@ -79,17 +79,20 @@ class InvalidValue(StatementFailed):
     """A value is to blame, and nothing else: out of range, not text, against a constraint. It stays wrong."""
 
 
-_PASSWORD_IN_URL = re.compile(r"(://[^/@:\s]*):[^@\s]*@")
-_PASSWORD_IN_PAIRS = re.compile(r"(?i)(password\s*=\s*)('[^']*'|[^\s&]+)")
+# Up to the last `@`, wherever it stands: a password may hold any character, and hiding too much of a wrong DSN harms nobody.
+_PASSWORD_IN_URL = re.compile(r"(://[^/:]*):.*@", re.DOTALL)
+_PASSWORD_IN_WORD = re.compile(r"(://[^/:\s]*):\S*@")
+_PASSWORD_IN_PAIRS = re.compile(r"(?i)(password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&]+)")
 
 
 def one_line(text: object) -> str:
-    """`text` on one line, without a DSN's password."""
-    return masked(" ".join(str(text).split()))
+    """`text` on one line, without the password of a DSN in it."""
+    line = " ".join(str(text).split())
+    return _PASSWORD_IN_PAIRS.sub(r"\1***", _PASSWORD_IN_WORD.sub(r"\1:***@", line))
 
 
 def masked(dsn: str) -> str:
-    """`dsn` with its password replaced by `***`."""
+    """`dsn`, and nothing else, with its password replaced by `***`."""
     return _PASSWORD_IN_PAIRS.sub(r"\1***", _PASSWORD_IN_URL.sub(r"\1:***@", dsn))
 
 

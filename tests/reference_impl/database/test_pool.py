@@ -24,6 +24,7 @@ from reference_impl.database.errors import (
     StatementFailed,
     StatementTimeout,
     masked,
+    one_line,
 )
 from reference_impl.database.migrations import migrate_postgres, steps
 from reference_impl.database.pool import ConnectionPool
@@ -280,10 +281,31 @@ def test_a_close_waits_for_a_lease_and_no_longer() -> None:
     asyncio.run(main())
 
 
-def test_passwords_are_masked_in_every_form_of_a_dsn() -> None:
-    assert masked("postgresql://u:secret@h/d") == "postgresql://u:***@h/d"
-    assert masked("host=h password=secret user=u") == "host=h password=*** user=u"
-    assert "secret" not in repr(ConnectionPool("postgresql://u:secret@h/d"))
+@pytest.mark.parametrize(
+    "password", ["secret", "to@psecret", "a/secret", "a?b#secret", "a:secret", "a secret", "@"]
+)
+@pytest.mark.parametrize("user", ["u", "", "u@server"])
+def test_no_part_of_a_password_is_shown_whatever_is_in_it(user: str, password: str) -> None:
+    dsn = f"postgresql://{user}:{password}@h:1/d"
+    assert masked(dsn) == f"postgresql://{user}:***@h:1/d"
+    assert f"postgresql://{user}:***@h:1/d" in repr(ConnectionPool(dsn))
+    if " " not in password:
+        assert (
+            one_line(f"no\nroute to {dsn} now") == f"no route to postgresql://{user}:***@h:1/d now"
+        )
+
+
+@pytest.mark.parametrize(
+    ("dsn", "shown"),
+    [
+        ("host=h password=secret user=u", "host=h password=*** user=u"),
+        (r"host=h password='a\' secret' user=u", "host=h password=*** user=u"),
+        ("postgresql://h/d?user=u&password=secret&x=1", "postgresql://h/d?user=u&password=***&x=1"),
+        ("postgresql://u@h:5432/d", "postgresql://u@h:5432/d"),
+    ],
+)
+def test_passwords_are_masked_in_every_form_of_a_dsn(dsn: str, shown: str) -> None:
+    assert masked(dsn) == shown
 
 
 def test_a_server_too_old_is_refused() -> None:
