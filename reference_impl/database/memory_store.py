@@ -6,6 +6,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import msgspec
 
@@ -30,9 +31,7 @@ class MemoryLedger:
     def __init__(self) -> None:
         self._entries: dict[str, LedgerEntry] = {}
         self._budgets: dict[str, KeyBudget] = {}
-        self._holds: dict[tuple[str, str], tuple[int, float]] = {}
-        self._hold_s: dict[tuple[str, str], float] = {}
-        self._noticed: set[tuple[str, str]] = set()
+        self._holds: dict[tuple[str, str], _Hold] = {}
         self._sequences: dict[str, int] = {}
         self._batches = MemoryBatches(self.book)
 
@@ -49,16 +48,12 @@ class MemoryLedger:
             new += self.book(entry)
         now_s = asyncio.get_running_loop().time()
         for hold, key_id, released in batch.releases:
-            held, ends_s = self._holds.get((hold, key_id), (0, 0.0))
-            taken = min(held, released)
-            if taken:
-                self._holds[hold, key_id] = held - taken, ends_s
-                self._change(key_id, held=-taken)
+            if (hold, key_id) in self._holds:
+                self._take_off(hold, key_id, released)
         for pair in batch.renewals:
             if pair in self._holds:
-                held, _ = self._holds[pair]
-                self._holds[pair] = held, now_s + self._hold_s[pair]
-                self._noticed.discard(pair)
+                held = self._holds[pair]
+                self._holds[pair] = held._replace(ends_s=now_s + held.hold_s, is_noticed=False)
         return new
 
     def book(self, entry: LedgerEntry) -> bool:
@@ -82,10 +77,9 @@ class MemoryLedger:
         granted = granted_nanousd(budget.remaining_nanousd, need_nanousd, want_nanousd)
         if granted:
             self._change(key_id, held=granted)
-            held, _ = self._holds.get((hold, key_id), (0, 0.0))
-            self._holds[hold, key_id] = held + granted, now_s + hold_s
-            self._hold_s[hold, key_id] = hold_s
-            self._noticed.discard((hold, key_id))
+            before = self._holds.get((hold, key_id))
+            held = 0 if before is None else before.nanousd
+            self._holds[hold, key_id] = _Hold(held + granted, now_s + hold_s, hold_s)
         return Grant(granted)
 
     async def set_budget(self, key_id: str, limit_nanousd: int | None) -> None:
@@ -93,7 +87,6 @@ class MemoryLedger:
             self._budgets.pop(key_id, None)
             for pair in [pair for pair in self._holds if pair[1] == key_id]:
                 del self._holds[pair]
-                self._noticed.discard(pair)
         elif key_id in self._budgets:
             budget = self._budgets[key_id]
             self._budgets[key_id] = msgspec.structs.replace(budget, limit_nanousd=limit_nanousd)
@@ -140,17 +133,34 @@ class MemoryLedger:
                 held_nanousd=budget.held_nanousd + held,
             )
 
+    def _take_off(self, hold: str, key_id: str, released: int) -> None:
+        held = self._holds[hold, key_id]
+        taken = min(held.nanousd, released)
+        self._change(key_id, held=-taken)
+        if taken == held.nanousd:
+            del self._holds[hold, key_id]
+        else:
+            self._holds[hold, key_id] = held._replace(nanousd=held.nanousd - taken)
+
     def _end_holds(self, key_id: str, now_s: float) -> None:
-        for pair, (held, ends_s) in list(self._holds.items()):
-            if pair[1] != key_id or ends_s > now_s:
+        for pair, held in list(self._holds.items()):
+            if pair[1] != key_id or held.ends_s > now_s:
                 continue
-            if pair in self._noticed:
-                self._noticed.discard(pair)
+            if held.is_noticed:
                 del self._holds[pair]
-                self._change(key_id, held=-held)
+                self._change(key_id, held=-held.nanousd)
             else:
-                self._noticed.add(pair)
-                self._holds[pair] = held, now_s + self._hold_s[pair] / NOTICE_PART
+                ends_s = now_s + held.hold_s / NOTICE_PART
+                self._holds[pair] = held._replace(ends_s=ends_s, is_noticed=True)
+
+
+class _Hold(NamedTuple):
+    """Money that a process holds of a key, until when, for how long a renewal is good, and whether its end was given notice of."""
+
+    nanousd: int
+    ends_s: float
+    hold_s: float
+    is_noticed: bool = False
 
 
 def granted_nanousd(remaining: int, need: int, want: int) -> int:

@@ -96,7 +96,8 @@ class LedgerStore(LedgerReader, Protocol):
         """Apply a batch whole or not at all; returns how many of its entries were new.
 
         A batch that was applied before changes nothing; neither does an entry whose id is known. New entries' costs are
-        added to what their keys have spent, releases are taken off their holds, renewed holds live on.
+        added to what their keys have spent, releases are taken off their holds, renewed holds live on. A hold that holds
+        nothing any more is forgotten.
         """
         ...
 

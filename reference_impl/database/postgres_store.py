@@ -69,12 +69,16 @@ _LOCK_BUDGETS: Final = f"""
     ORDER BY key_id FOR UPDATE"""
 _BOOK: Final = f"""
     WITH asked AS (
-        SELECT h.hold, h.key_id, least(h.held_nanousd, (a ->> 2)::bigint) AS taken
+        SELECT h.hold, h.key_id, h.held_nanousd, least(h.held_nanousd, (a ->> 2)::bigint) AS taken
         FROM json_array_elements({_BOOKING} -> 'releases') AS a
         JOIN ledger_holds h ON h.hold = a ->> 0 AND h.key_id = a ->> 1
     ), released AS (
         UPDATE ledger_holds h SET held_nanousd = h.held_nanousd - asked.taken
-        FROM asked WHERE h.hold = asked.hold AND h.key_id = asked.key_id
+        FROM asked
+        WHERE h.hold = asked.hold AND h.key_id = asked.key_id AND asked.taken < asked.held_nanousd
+    ), emptied AS (
+        DELETE FROM ledger_holds h USING asked
+        WHERE h.hold = asked.hold AND h.key_id = asked.key_id AND asked.taken = asked.held_nanousd
     )
     UPDATE ledger_budgets b
     SET spent_nanousd = b.spent_nanousd + t.cost, held_nanousd = b.held_nanousd - t.taken

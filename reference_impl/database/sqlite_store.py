@@ -255,6 +255,10 @@ def _write(db: sqlite3.Connection, batch: EntryBatch) -> int:
             taken = min(held[0], released)
             _hold(db, key_id, hold, -taken)
             _change_held(db, key_id, -taken)
+            db.execute(
+                "DELETE FROM ledger_holds WHERE hold = ? AND key_id = ? AND held_nanousd = 0",
+                (hold, key_id),
+            )
     db.executemany(
         f"UPDATE ledger_holds SET ends_at_s = {_NOW} + hold_s, noticed = 0 "  # noqa: S608 - constant
         "WHERE hold = ? AND key_id = ?",

@@ -12,9 +12,13 @@ from reference_impl.database.aggregates import export_parquet, total
 from reference_impl.database.budgets import UNAFFORDABLE_NANOUSD, BudgetExceeded, Budgets
 from reference_impl.database.entries import UNCOUNTED, KeyBudget, LedgerEntry, to_nanousd
 from reference_impl.database.errors import InvalidValue
+from reference_impl.database.memory_store import MemoryLedger
 from reference_impl.database.port import Grant, LedgerStore
+from reference_impl.database.postgres_store import PostgresLedger
+from reference_impl.database.sqlite_store import SqliteLedger
 from reference_impl.database.writer import LedgerWriter
 from reference_impl.deployment import DatabaseSpec
+from simulation.models.database import VirtualLedger
 from tests.contracts.ledger_worlds import LEDGER_WORLDS, LedgerWorld, ledger_world
 from tests.reference_impl.database.rows import CENT, batch, entry
 
@@ -233,6 +237,41 @@ def test_what_is_released_can_be_reserved_again_and_no_more_than_was_held(
         assert (await other.reserve("k", "g", 9 * CENT, 0, 60)).nanousd == 9 * CENT
 
     world.play(body)
+
+
+def test_a_hold_that_holds_nothing_any_more_is_forgotten_and_can_be_taken_again(
+    world: LedgerWorld,
+) -> None:
+    async def body(one: LedgerStore, other: LedgerStore) -> None:
+        await one.set_budget("k", 100 * CENT)
+        for turn in range(1, 4):
+            await one.reserve("k", "h", 5 * CENT, 0, 60)
+            await one.reserve("k", f"h{turn}", 5 * CENT, 0, 60)
+            part = [("h", "k", 2 * CENT)]
+            await one.write(batch(2 * turn - 1, releases=part))
+            assert await holds(one) == {"h": 3 * CENT, f"h{turn}": 5 * CENT}
+            rest = [("h", "k", 3 * CENT), (f"h{turn}", "k", 9 * CENT)]
+            await one.write(batch(2 * turn, releases=rest, renewals=[("h", "k")]))
+            assert await holds(one) == {}
+            assert await other.budgets() == [KeyBudget("k", 100 * CENT, 0, 0)]
+
+    world.play(body)
+
+
+async def holds(store: LedgerStore) -> dict[str, int]:
+    """What the store keeps of holds."""
+    query = "SELECT hold, held_nanousd FROM ledger_holds"
+    match store:
+        case PostgresLedger():
+            return {row[0]: row[1] for row in await store.pool.fetch(query)}
+        case SqliteLedger():
+            return dict(await store.query(query))
+        case VirtualLedger():
+            return await holds(store._server.ledger)
+        case MemoryLedger():
+            return {hold: held.nanousd for (hold, _), held in store._holds.items()}
+        case _:
+            raise TypeError(store)
 
 
 def test_what_a_vanished_process_held_is_free_after_its_hold_has_ended(world: LedgerWorld) -> None:
