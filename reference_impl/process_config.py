@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reference_impl.deployment import DeploymentSpec
 
-__all__ = ["ConfigError", "ProcessConfig"]
+__all__ = ["ConfigError", "ProcessConfig", "usable_folders"]
 
 
 class ConfigError(ValueError):
     """The process cannot start as it was told to: one line for people."""
+
+
+@contextlib.contextmanager
+def usable_folders() -> Iterator[None]:
+    """Files of a process are opened in this block: one that cannot be is a ConfigError."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or "run_dir or ledger_dir"
+        raise ConfigError(
+            f"{where}: {error.strerror or error}; run_dir and ledger_dir must be folders that can be written"
+        ) from error
 
 
 class ProcessConfig(BaseModel):

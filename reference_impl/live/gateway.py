@@ -26,7 +26,7 @@ from reference_impl.llm.aiohttp_transport import AiohttpTransport
 from reference_impl.llm.http import HttpMessages
 from reference_impl.llm.port import MessagesPort
 from reference_impl.overload.jitter import hashed_uniform
-from reference_impl.process_config import ConfigError, ProcessConfig
+from reference_impl.process_config import ConfigError, ProcessConfig, usable_folders
 from reference_impl.queues.errors import QueueError
 from reference_impl.telemetry.cpu_station import CpuStation
 
@@ -51,17 +51,18 @@ async def run_gateway(config: ProcessConfig) -> None:
             capacity=instances.concurrency,
             heartbeat_s=instances.heartbeat_s,
         )
-        service = GatewayService(
-            config,
-            provider,
-            InlineCompute(),
-            cpu_sample=CpuStation("gateway cpu", cpu_used_s).sample,
-            ledger=ledger,
-            queue=queue,
-            wall_clock=wall_clock_s,
-            source=source,
-            cache_backends=cache_backends,
-        )
+        with usable_folders():
+            service = GatewayService(
+                config,
+                provider,
+                InlineCompute(),
+                cpu_sample=CpuStation("gateway cpu", cpu_used_s).sample,
+                ledger=ledger,
+                queue=queue,
+                wall_clock=wall_clock_s,
+                source=source,
+                cache_backends=cache_backends,
+            )
         try:
             async with serving(service.app, config.port) as url:
                 told = {"port": 0, "tenants": {}, "control_url": url}
