@@ -32,6 +32,7 @@ ADAPTERS = {
     "live/wall_clock.py",
     "live/__init__.py",
     "llm/aiohttp_transport.py",
+    "queues/connect.py",
     "instances/child_process.py",
     "instances/local_process.py",
     "instances/process_usage.py",
