@@ -68,6 +68,7 @@ class PgbouncerProcess:
             "auth_file": self._folder / "users.txt",
             "pool_mode": "transaction",
             "default_pool_size": size,
+            "server_idle_timeout": 1,  # each test has a database of its own: their connections would fill the server
             "server_login_retry": 1,
             "logfile": self._folder / "pgbouncer.log",
         }
