@@ -14,9 +14,13 @@ from reference_impl.database.connect import DSN_VARIABLE
 
 
 @pytest.mark.parametrize(
-    ("role", "field"), [("gateway", "run_dir"), ("gateway", "ledger_dir"), ("instance", "run_dir")]
+    ("role", "field", "unusable"),
+    [
+        ("gateway", "run_dir", "a file"),
+        ("gateway", "ledger_dir", "in a file"),
+        ("instance", "run_dir", "read only"),
+    ],
 )
-@pytest.mark.parametrize("unusable", ["a file", "in a file", "read only"])
 def test_a_folder_that_cannot_be_used_is_one_line_and_status_2(
     tmp_path: Path, role: str, field: str, unusable: str
 ) -> None:
