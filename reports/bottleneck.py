@@ -1,73 +1,45 @@
 """What limits, how surely, and what to try next: the most that one run can honestly say.
 
-Utilisation does not rank resources (a busy one may be harmless, an idle one the limit). What ranks them here is their
-part in the delay of the slow requests beyond that of the typical ones; utilisation and queues then corroborate it or do
-not. A what-if in the calibrated model says what a change *buys*; its results replace `Candidate.excess` as the ranking
-and become the effects of the actions.
+Utilisation alone does not rank resources (a busy one may be harmless, an idle one the limit). What ranks them here is
+their part in the delay of the slow requests beyond that of an unhindered one; utilisation and queues then corroborate it
+or do not. One thing they say by themselves: a pool that is used up all the time, with a line all the time, sets the
+throughput. A what-if in the calibrated model says what a change *buys*; its results replace `Candidate.excess` as the
+ranking and become the effects of the actions.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import pandas as pd
 
+from reports.confidence import (
+    Confidence,
+    confidence_in_saturation,
+    confidence_of,
+    reasons_for,
+    reasons_of_saturation,
+)
+from reports.headroom import Headroom, headroom_of, in_words, tightest
 from reports.objectives import Attainment, attainments
-from reports.resources import FAILING, RESOURCES, Resource
+from reports.resources import FAILING, RESOURCES
 from reports.run import Run
 from reports.stages import SlowDelay, Until, slow_delay
 from reports.stations import pool_table
+from reports.suspects import Candidate, is_calm, saturated, suspects
 from reports.validity import check_run
-from reports.wording import TIMES, amount, percent
+from reports.wording import amount, percent
 
-__all__ = ["Candidate", "Confidence", "Headroom", "Verdict", "judge"]
+__all__ = ["Verdict", "judge"]
 
-Confidence = Literal["high", "medium", "low"]
-# A waiting line of one, or this busy for a twentieth of the time, corroborates a bottleneck.
-_BUSY: Final = 0.8
-_QUEUE: Final = 1.0
 # Below these, delay beyond the endpoint's own time, and failures, are no limit.
 _WAITING: Final = 0.2
 _FAILURES: Final = 0.01
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One resource as a suspect.
-
-    Attributes:
-        excess: its part of what slow requests spend beyond typical ones (0..1). slow_s: seconds of a slow request in it.
-        share: slow_s as a fraction of the slow requests' latency.
-        pool: its busiest pool of stations ("" if none). utilisation_p95, queue_peak: of that pool (NaN if none).
-        corroborated: whether that pool is busy or queues (for the endpoint: that none of ours does); None if no station
-            could tell.
-    """
-
-    key: str
-    resource: Resource
-    excess: float
-    slow_s: float
-    share: float
-    pool: str
-    utilisation_p95: float
-    queue_peak: float
-    corroborated: bool | None
-
-
-@dataclass(frozen=True, slots=True)
-class Headroom:
-    """Bound of the throughput by the operational laws: `pool` is used up at `bound_per_s`, `factor` times today's."""
-
-    pool: str
-    throughput_per_s: float
-    bound_per_s: float
-
-    @property
-    def factor(self) -> float:
-        return self.bound_per_s / self.throughput_per_s if self.throughput_per_s > 0 else math.inf
+# Below this part of a slow request, a wait is not worth an advice of its own.
+_WORTH: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +54,37 @@ class Verdict:
     candidates: tuple[Candidate, ...]
     headroom: Headroom | None
     slow: SlowDelay | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Evidence:
+    """What the branches of a judgement share. `promised`: the scenario promises something that nothing here breaks."""
+
+    slow: SlowDelay
+    candidates: tuple[Candidate, ...]
+    pools: pd.DataFrame
+    headroom: Headroom | None
+    missed: list[Attainment]
+    promised: bool
+
+    def verdict(
+        self,
+        limiting: str | None,
+        headline: str,
+        action: str,
+        confidence: Confidence,
+        reasons: tuple[str, ...],
+    ) -> Verdict:
+        return Verdict(
+            limiting,
+            headline[0].upper() + headline[1:],
+            action,
+            confidence,
+            reasons,
+            self.candidates,
+            self.headroom,
+            self.slow,
+        )
 
 
 def judge(run: Run, seed: int = 0) -> Verdict:
@@ -119,48 +122,87 @@ def _judge(run: Run, seed: int, *, kept: bool) -> Verdict:
     # A queue of batches is long by design, and nobody who waits for an answer stands in it.
     servers = run.servers[run.servers["kind"] != "broker"] if len(run.batches) else run.servers
     pools = pool_table(servers, int(run.worked_on["ok"].sum()))
-    headroom = _headroom(pools, run)
+    headroom = headroom_of(pools, run)
     missed = [a for a in attainments(frame, run.slos) if not a.met]
     # A broken promise on the first token is explained by what happens before it, not by the length of the answer.
     until: Until = "first_token" if missed and _worst(missed).slo.metric == "ttft" else "done"
     slow = slow_delay(frame, np.random.default_rng(seed), until)
-    candidates = _candidates(slow, pools) if slow else ()
+    candidates = suspects(slow, pools) if slow else ()
     failing = _failing(frame, candidates)
     if failing is not None:
         return _by_failures(failing, frame, candidates, headroom, slow)
     if slow is None:
         return _too_little(len(frame), candidates, headroom)
-    return _by_delay(slow, candidates, headroom, missed, pools, kept)
+    evidence = _Evidence(slow, candidates, pools, headroom, missed, kept)
+    return _by_saturation(evidence) or _by_delay(evidence)
 
 
-def _by_delay(
-    slow: SlowDelay,
-    candidates: tuple[Candidate, ...],
-    headroom: Headroom | None,
-    missed: list[Attainment],
-    pools: pd.DataFrame,
-    promised: bool,
-) -> Verdict:
-    top = candidates[0]
-    own = next(c for c in candidates if c.key == "endpoint")
-    confidence = _confidence(slow, top)
-    reasons = _reasons(slow, top, pools)
-    room = _room(headroom)
-    waits = 1 - own.share >= _WAITING and top.key != "endpoint"
-    if not waits and not missed:
-        kept = "every promise is kept and " if promised else ""
-        headline = f"Nothing of yours is limiting: {kept}{percent(own.share)} of a slow request is the endpoint's own time."
-        action = f"{room} To be faster: {RESOURCES['endpoint'].action}."
-        return Verdict(None, headline, action, confidence, reasons, candidates, headroom, slow)
-    what = f"{top.resource.name}: {percent(top.excess)} of what slow requests spend beyond typical ones"
-    if missed:
-        headline = f"What limits is {what}; {_broken(missed)}."
-    elif promised:
-        headline = f"Every promise is kept; the next limit is {what}."
+def _by_saturation(seen: _Evidence) -> Verdict | None:
+    """A pool that is used up limits, unless what holds it up is a resource of ours behind it that delays even more."""
+    found = saturated(seen.pools)
+    if found is None:
+        return None
+    full = next((c for c in seen.candidates if found.kind in c.resource.kinds), None)
+    if full is None or seen.candidates[0].key not in (full.key, "endpoint"):
+        return None
+    what = f"{full.resource.name}: `{found.pool}` is {found.in_words}, {percent(full.share)} of a slow request"
+    return seen.verdict(
+        full.key,
+        _limit(what, seen, "what limits the throughput"),
+        f"Try next: {full.resource.action}. {in_words(seen.headroom)}",
+        confidence_in_saturation(seen.slow, full),
+        reasons_of_saturation(seen.slow, full, found),
+    )
+
+
+def _by_delay(seen: _Evidence) -> Verdict:
+    top = seen.candidates[0]
+    own = next(c for c in seen.candidates if c.key == "endpoint")
+    confidence = confidence_of(seen.slow, top)
+    reasons = reasons_for(seen.slow, top, seen.pools)
+    room = in_words(seen.headroom)
+    if 1 - own.share >= _WAITING or seen.missed:
+        part = f"{percent(top.excess)} of what slow requests spend beyond an unhindered one"
+        headline = _limit(f"{top.resource.name}: {part}", seen)
+        action = f"Try next: {_advice(top, seen)}. {room}"
+        return seen.verdict(top.key, headline, action, confidence, reasons)
+    kept = "every promise is kept and " if seen.promised else ""
+    endpoint = f"{percent(own.share)} of a slow request is the endpoint's own time"
+    tight = tightest(seen.headroom, seen.pools)
+    if tight is None:
+        headline = f"nothing of yours is limiting: {kept}{endpoint}."
+        action = f"{room} To be faster: {_advice(own, seen)}."
     else:
-        headline = f"What limits is {what}."
-    action = f"Try next: {top.resource.action}. {room}"
-    return Verdict(top.key, headline, action, confidence, reasons, candidates, headroom, slow)
+        pool, how = tight
+        headline = f"{kept}{endpoint}, but there is no room for more load: `{pool}` {how}."
+        action = f"{_before_more(pool, seen)}{room}"
+    return seen.verdict(None, headline, action, confidence, reasons)
+
+
+def _before_more(pool: str, seen: _Evidence) -> str:
+    kind = seen.pools.loc[pool, "kind"]
+    found = [r.action for r in RESOURCES.values() if kind in r.kinds]
+    return f"Before more load comes: {found[0]}. " if found else ""
+
+
+def _advice(top: Candidate, seen: _Evidence) -> str:
+    """What to try against `top`; against the endpoint's own time, whether something of ours is worth it too."""
+    if top.key != "endpoint":
+        return top.resource.action
+    ours = max((c for c in seen.candidates if c.key != "endpoint"), key=lambda c: c.share)
+    if ours.share >= _WORTH:
+        told = f"{percent(ours.share)} of a slow request is {ours.resource.name}"
+        return f"{top.resource.action}. Or, since {told}: {ours.resource.action}"
+    room = is_calm(seen.pools) and tightest(seen.headroom, seen.pools) is None
+    return top.resource.action + ("; more instances will not help" if room else "")
+
+
+def _limit(what: str, seen: _Evidence, next_limit: str = "the next limit") -> str:
+    if seen.missed:
+        return f"What limits is {what}; {_broken(seen.missed)}."
+    if seen.promised:
+        return f"Every promise is kept; {next_limit} is {what}."
+    return f"What limits is {what}."
 
 
 def _worst(missed: list[Attainment]) -> Attainment:
@@ -171,102 +213,6 @@ def _broken(missed: list[Attainment]) -> str:
     worst = _worst(missed)
     unit = "fraction" if worst.slo.quantile is None else "s"
     return f"it was {amount(worst.value, unit)}, promised was {worst.promise}"
-
-
-def _candidates(slow: SlowDelay, pools: pd.DataFrame) -> tuple[Candidate, ...]:
-    found = []
-    for key, resource in RESOURCES.items():
-        seconds = sum(slow.seconds[p] for p in resource.parts)
-        pool, utilisation, queue = _evidence(resource, pools)
-        corroborated: bool | None = None
-        if key == "endpoint":
-            # Its capacity is not ours to see: what speaks for it is that none of our own stations is in the way.
-            corroborated = _calm(pools) if len(pools) else None
-        elif math.isfinite(utilisation):
-            corroborated = utilisation >= _BUSY or queue >= _QUEUE
-        found.append(
-            Candidate(
-                key=key,
-                resource=resource,
-                excess=sum(slow.excess[p] for p in resource.parts),
-                slow_s=seconds,
-                share=max(0.0, seconds) / slow.latency_s if slow.latency_s > 0 else 0.0,
-                pool=pool,
-                utilisation_p95=utilisation,
-                queue_peak=queue,
-                corroborated=corroborated,
-            )
-        )
-    return tuple(sorted(found, key=lambda c: (c.excess, c.share), reverse=True))
-
-
-def _calm(pools: pd.DataFrame) -> bool:
-    """No pool is busy or has a waiting line."""
-    return bool(~((pools["utilisation_p95"] >= _BUSY) | (pools["queue_peak"] >= _QUEUE)).any())
-
-
-def _evidence(resource: Resource, pools: pd.DataFrame) -> tuple[str, float, float]:
-    own = pools[pools["kind"].isin(resource.kinds)]
-    if own.empty:
-        return "", math.nan, math.nan
-    busiest = own.iloc[0]
-    return str(own.index[0]), float(busiest["utilisation_p95"]), float(busiest["queue_peak"])
-
-
-def _confidence(slow: SlowDelay, top: Candidate) -> Confidence:
-    stable = slow.top_stability >= 0.95
-    if stable and top.corroborated and slow.requests >= 20:
-        return "high"
-    if slow.requests >= 20 and (stable or top.corroborated) and top.corroborated is not False:
-        return "medium"
-    return "low"
-
-
-def _reasons(slow: SlowDelay, top: Candidate, pools: pd.DataFrame) -> tuple[str, ...]:
-    what = "slow to their first token" if slow.until == "first_token" else "slow"
-    counted = f"{slow.requests:,} requests are {what}: above p{slow.quantile * 100:.0f}, {amount(slow.threshold_s, 's')}"
-    stable = f"the same part comes out on top in {percent(slow.top_stability)} of resampled runs"
-    if top.corroborated is None:
-        seen = f"no station of {top.resource.name} was sampled that could confirm it"
-    elif top.key == "endpoint":
-        busiest = pools["utilisation_p95"].max()
-        longest = pools["queue_peak"].max()
-        none = "none of your stations is" if top.corroborated else "but your own stations are"
-        seen = f"{none} in the way: busiest {_busy(busiest)}, longest line {_line(longest)}"
-    else:
-        verb = "confirms it" if top.corroborated else "does not confirm it"
-        seen = f"`{top.pool}` {verb}: {_busy(top.utilisation_p95)}, up to {_line(top.queue_peak)}"
-    return counted, stable, seen
-
-
-def _busy(utilisation: float) -> str:
-    return (
-        f"{percent(utilisation)} busy (p95 over time)" if math.isfinite(utilisation) else "unknown"
-    )
-
-
-def _line(queue: float) -> str:
-    return f"{amount(queue, '')} waiting" if queue >= 1 else "less than one waiting"
-
-
-def _headroom(pools: pd.DataFrame, run: Run) -> Headroom | None:
-    """The first pool to be used up, taking the throughput as completions over the sampled time."""
-    bounded = pools[np.isfinite(pools["bound_per_s"])]
-    if bounded.empty:
-        return None
-    span = float(run.stations["t_s"].max())
-    throughput = float(run.worked_on["ok"].sum()) / span if span > 0 else 0.0
-    pool = bounded["bound_per_s"].idxmin()
-    return Headroom(str(pool), throughput, float(bounded["bound_per_s"].min()))
-
-
-def _room(headroom: Headroom | None) -> str:
-    if headroom is None:
-        return "No station has a bound, so the headroom is unknown."
-    return (
-        f"By the operational laws `{headroom.pool}` is used up at {amount(headroom.bound_per_s, '')} requests/s, "
-        f"{headroom.factor:.1f}{TIMES} this run's {amount(headroom.throughput_per_s, '')} (at the largest capacity seen)."
-    )
 
 
 def _failing(frame: pd.DataFrame, candidates: tuple[Candidate, ...]) -> tuple[str, str] | None:
@@ -293,7 +239,7 @@ def _by_failures(
     headline = f"{percent(failed)} of requests fail, {percent(share)} as `{outcome}`: look at {resource.name} first."
     confidence: Confidence = "high" if share > 0.05 and len(frame) >= 100 else "medium"
     reasons = (f"{round(failed * len(frame)):,} of {len(frame):,} requests were not answered",)
-    action = f"Try next: {resource.action}. {_room(headroom)}"
+    action = f"Try next: {resource.action}. {in_words(headroom)}"
     return Verdict(key, headline, action, confidence, reasons, candidates, headroom, slow)
 
 

@@ -24,7 +24,8 @@ RESOURCES: Final[Mapping[str, Resource]] = {
         "the instances' concurrency slots",
         ("instance_wait_s",),
         ("slots",),
-        "raise `instances.concurrency`, or have more instances sooner (`autoscaler.min_instances`, a lower target)",
+        "raise `instances.concurrency`, or have more instances (`instances.initial`; with an autoscaler, sooner: "
+        "`autoscaler.min_instances`, a lower target)",
     ),
     "fleet": Resource(
         "instances ready to take a request",
@@ -66,7 +67,7 @@ RESOURCES: Final[Mapping[str, Resource]] = {
         "the LLM endpoint's own time",
         ("endpoint_s",),
         ("endpoint",),
-        "shorter prompts and answers, a faster model or more cache hits; more instances will not help",
+        "shorter prompts and answers, a faster model or more cache hits",
     ),
     "path": Resource(
         "the way between instance and endpoint",

@@ -98,7 +98,9 @@ class SlowDelay:
         until: whether the latency is to the last byte or to the first token.
         threshold_s: latency above which a request is slow. requests: how many there are.
         latency_s: their mean latency. seconds: their mean by part. typical: that of the typical requests.
-        excess: by part, what the slow spend beyond the typical, as a fraction of the whole excess (parts below 0 as 0).
+        excess: by part, what the slow spend beyond an unhindered typical request, as a fraction of the whole excess (parts
+            below 0 as 0). Of the endpoint's own time that is what exceeds the typical; of every other part it is all, since a
+            wait that everybody has is no less a wait.
         top_stability: fraction of bootstrap resamples (whole stretches of the run) in which the same part is on top.
     """
 
@@ -114,6 +116,8 @@ class SlowDelay:
 
 
 _BLOCKS: Final = 20
+# What a typical request would spend with nobody in its way: the endpoint's own time, and nothing else.
+_UNHINDERED: Final = np.array([part == "endpoint_s" for part in PARTS], dtype=np.float64)
 
 
 def slow_delay(
@@ -134,7 +138,7 @@ def slow_delay(
     threshold = float(np.quantile(total, level))
     slow, typical = total >= threshold, total <= np.median(total)
     mean_slow, mean_typical = values[slow].mean(axis=0), values[typical].mean(axis=0)
-    excess = _shares(mean_slow - mean_typical)
+    excess = _shares(mean_slow - _UNHINDERED * mean_typical)
     return SlowDelay(
         until=until,
         quantile=level,
@@ -174,5 +178,5 @@ def _stability(
         ]
         return per_request
 
-    excess = means(slow) - means(typical)
+    excess = means(slow) - _UNHINDERED * means(typical)
     return float((np.argmax(excess, axis=1) == top).mean())

@@ -182,8 +182,8 @@ def candidates(label: str, verdict: Verdict) -> Table:
         "Resource", "part of the excess", "in a slow request", "of its latency", "busy, p95", "waiting, peak", "to try",
     )  # fmt: skip
     note = (
-        "Excess: what slow requests spend beyond typical ones (below the median). Only an experiment tells what a change "
-        "buys; run the change in the simulation before you make it."
+        "Excess: what slow requests spend beyond an unhindered one, which is the endpoint's own time of a typical request "
+        "(below the median). Only an experiment tells what a change buys; run it in the simulation before you make it."
     )
     first = verdict.slow is not None and verdict.slow.until == "first_token"
     who = "requests slow to their first token" if first else "slow requests"

@@ -53,6 +53,41 @@ class TestVerdict:
         assert verdict.limiting is None
         assert verdict.headroom is not None
         assert verdict.headroom.pool == "gateway cpu"
+        # Nor is it acquitted: there is no room for more load.
+        assert "Nothing of yours" not in verdict.headline
+        assert "`gateway cpu` is nearly used up" in verdict.headline
+        assert "will not help" not in verdict.action
+
+    def test_a_busy_pool_with_a_line_is_not_acquitted(self, roomy: Run) -> None:
+        line = roomy.stations.copy()
+        now_and_then = (line["kind"] == "cpu") & (line["t_s"] % 100 < 15)
+        line.loc[now_and_then, ["busy_s", "in_service", "queue_length"]] = (0.99, 0.99, 3.0)
+        verdict = judge(dataclasses.replace(roomy, stations=line))
+        assert "Nothing of yours" not in verdict.headline
+        assert "`gateway cpu`" in verdict.headline
+        assert "will not help" not in verdict.action
+
+    def test_a_wait_that_everybody_has_is_a_wait(self, roomy: Run) -> None:
+        frame = roomy.requests
+        waiting = {c: frame[c] + 5.0 for c in ("admission_s", "done_s", "latency_s", "service_s")}
+        verdict = judge(changed(roomy, **waiting))
+        assert verdict.limiting == "admission"
+        assert "gateway.max_in_flight" in verdict.action
+
+    def test_advice_against_a_slow_endpoint_tells_what_of_ours_is_worth_it_too(
+        self, queueing: Run
+    ) -> None:
+        frame = queueing.requests
+        longer = {
+            c: frame[c] + 3 * frame["endpoint_s"]
+            for c in ("done_s", "endpoint_s", "llm_stream_s", "latency_s")
+        }
+        slo = {"name": "answer", "metric": "latency", "quantile": 0.95, "limit_s": 1.0}
+        manifest = msgspec.structs.replace(queueing.manifest, scenario={"slos": [slo]})
+        verdict = judge(dataclasses.replace(changed(queueing, **longer), manifest=manifest))
+        assert verdict.limiting == "endpoint"
+        assert "instances.concurrency" in verdict.action
+        assert "will not help" not in verdict.action
 
     def test_failures_come_before_delay(self, tmp_path: Path) -> None:
         run = load_run(write_run(tmp_path / "run", dataclasses.replace(ROOMY, failing=0.2)))
