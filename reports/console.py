@@ -17,7 +17,7 @@ from reports.document import ReportPaths
 from reports.run import load_run
 from reports.summary import summarise
 from reports.twin import match_runs, twin_table
-from reports.wording import amount
+from reports.wording import DASH, amount
 
 __all__ = ["show_reports", "show_run"]
 
@@ -63,7 +63,8 @@ def _headline(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
     latency = summary["latency"]
     yield "requests", f"{summary['requests']:,}"
     yield "outcomes", ", ".join(f"{n:,} {k}" for k, n in summary["outcomes"].items())
-    yield "throughput", f"{summary['throughput_per_s']:.2f} /s"
+    rate = summary["throughput_per_s"]
+    yield "throughput", DASH if rate is None else amount(rate, " /s")
     for name in ("p50", "p95", "p99"):
         value = latency.get(f"latency_intended_{name}_s")
         if value is not None:

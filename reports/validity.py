@@ -157,7 +157,7 @@ def _little(run: Run) -> Check:
     waited = float(run.worked_on["instance_wait_s"].sum())
     larger = max(queued, waited)
     # Below a waiter in a hundred there is no queue to check the law on.
-    if larger < 0.01 * float(slots["interval_s"].sum()):
+    if larger <= 0.01 * float(slots["interval_s"].sum()):
         return Check(name, "pass", "next to nothing waited for a slot in either recording")
     error = abs(queued - waited) / larger
     detail = f"waiting for slots: {queued:,.1f} s by the stations, {waited:,.1f} s by the requests ({error:.1%} apart)"

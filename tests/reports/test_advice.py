@@ -7,19 +7,11 @@ from pathlib import Path
 import pytest
 
 from reports.bottleneck import Verdict, judge
-from reports.run import Run, load_run
+from reports.run import Run
 from reports.summary import summarise
-from simulation.experiments.virtual_run import Provenance, run_virtual
-from simulation.scenario.spec import load_scenario
-from simulation.scenario.workload import compile_workload
+from tests.reports.simulated import simulated
 
 LESS_TIME: dict[str, object] = {"horizon_s": 120, "drain_s": 40}
-
-
-def simulated(folder: Path, preset: str, changes: dict[str, object]) -> Run:
-    scenario = load_scenario(preset, changes)
-    run_virtual(scenario, compile_workload(scenario), folder, Provenance())
-    return load_run(folder)
 
 
 @pytest.fixture(scope="module")
