@@ -20,12 +20,13 @@ from reports.confidence import (
     Confidence,
     confidence_in_saturation,
     confidence_of,
+    counted,
     reasons_for,
     reasons_of_saturation,
 )
 from reports.headroom import Headroom, headroom_of, in_words, tightest
 from reports.objectives import Attainment, attainments
-from reports.resources import FAILING, RESOURCES
+from reports.resources import REFUSED, RESOURCES, failing_resource
 from reports.run import Run
 from reports.stages import SlowDelay, Until, slow_delay
 from reports.stations import pool_table
@@ -127,14 +128,35 @@ def _judge(run: Run, seed: int, *, kept: bool) -> Verdict:
     # A broken promise on the first token is explained by what happens before it, not by the length of the answer.
     until: Until = "first_token" if missed and _worst(missed).slo.metric == "ttft" else "done"
     slow = slow_delay(frame, np.random.default_rng(seed), until)
-    candidates = suspects(slow, pools) if slow else ()
-    failing = _failing(frame, candidates)
+    candidates = suspects(slow, pools, inside_seen=run.inside_seen) if slow else ()
+    failing = _failing(run, candidates)
     if failing is not None:
         return _by_failures(failing, frame, candidates, headroom, slow)
     if slow is None:
         return _too_little(len(frame), candidates, headroom)
     evidence = _Evidence(slow, candidates, pools, headroom, missed, kept)
+    if candidates[0].key == "target":
+        return _of_target(evidence)
     return _by_saturation(evidence) or _by_delay(evidence)
+
+
+def _of_target(seen: _Evidence) -> Verdict:
+    """Nothing inside was measured, so what limits there is not known: only how long it took."""
+    target, slow = seen.candidates[0], seen.slow
+    typical_s = sum(slow.typical[p] for p in target.resource.parts)
+    took = f"a slow request took it {amount(target.slow_s, 's')}, a typical one {amount(typical_s, 's')}"
+    kept = "; every promise is kept" if seen.promised else ""
+    end = f"; {_broken(seen.missed)}" if seen.missed else kept
+    return seen.verdict(
+        "target",
+        f"the target's inside was not seen; {took}{end}.",
+        f"Try next: {target.resource.action}.",
+        "low",
+        (
+            "nothing inside the target was measured, so what limits it is not known",
+            counted(slow),
+        ),
+    )
 
 
 def _by_saturation(seen: _Evidence) -> Verdict | None:
@@ -215,14 +237,15 @@ def _broken(missed: list[Attainment]) -> str:
     return f"it was {amount(worst.value, unit)}, promised was {worst.promise}"
 
 
-def _failing(frame: pd.DataFrame, candidates: tuple[Candidate, ...]) -> tuple[str, str] | None:
+def _failing(run: Run, candidates: tuple[Candidate, ...]) -> tuple[str, str] | None:
     """Failures come before delay: requests that were turned away are missing from every latency."""
+    frame = run.requests
     failed = frame.loc[~frame["ok"] & frame["outcome"].ne("cancelled"), "outcome"]
     if len(failed) <= _FAILURES * len(frame):
         return None
     outcome = str(failed.value_counts().index[0])
-    key = FAILING.get(outcome) or (candidates[0].key if candidates else "endpoint")
-    return key, outcome
+    key = failing_resource(outcome, inside_seen=run.inside_seen)
+    return key or (candidates[0].key if candidates else "endpoint"), outcome
 
 
 def _by_failures(
@@ -236,10 +259,17 @@ def _by_failures(
     failed = float((~frame["ok"] & frame["outcome"].ne("cancelled")).mean())
     share = float(frame["outcome"].eq(outcome).mean())
     resource = RESOURCES[key]
-    headline = f"{percent(failed)} of requests fail, {percent(share)} as `{outcome}`: look at {resource.name} first."
+    headline = f"{percent(failed)} of requests fail, {percent(share)} as `{outcome}`: "
+    if key == "requests":
+        status = int(frame.loc[frame["outcome"].eq(outcome), "status"].mode().iloc[0])
+        headline += f"they were refused with status {status}." if status else "they were refused."
+        advice = REFUSED.get(status, resource.action)
+    else:
+        headline += f"look at {resource.name} first."
+        advice = f"{resource.action}."
     confidence: Confidence = "high" if share > 0.05 and len(frame) >= 100 else "medium"
     reasons = (f"{round(failed * len(frame)):,} of {len(frame):,} requests were not answered",)
-    action = f"Try next: {resource.action}. {in_words(headroom)}"
+    action = f"Try next: {advice}" + (f" {in_words(headroom)}" if headroom else "")
     return Verdict(key, headline, action, confidence, reasons, candidates, headroom, slow)
 
 

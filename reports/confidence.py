@@ -15,6 +15,7 @@ __all__ = [
     "Confidence",
     "confidence_in_saturation",
     "confidence_of",
+    "counted",
     "reasons_for",
     "reasons_of_saturation",
 ]
@@ -49,7 +50,7 @@ def reasons_for(slow: SlowDelay, top: Candidate, pools: pd.DataFrame) -> tuple[s
     else:
         verb = "confirms it" if top.corroborated else "does not confirm it"
         seen = f"`{top.pool}` {verb}: {_busy(top.utilisation_p95)}, up to {_line(top.queue_peak)}"
-    return _counted(slow), stable, seen
+    return counted(slow), stable, seen
 
 
 def confidence_in_saturation(slow: SlowDelay, full: Candidate) -> Confidence:
@@ -63,13 +64,14 @@ def reasons_of_saturation(
     """What a verdict by saturation stands on."""
     typical_s = sum(slow.typical[p] for p in full.resource.parts)
     return (
-        _counted(slow),
+        counted(slow),
         f"`{saturation.pool}` is {saturation.in_words}: it sets the throughput",
         f"everybody waits for it: a typical request {amount(typical_s, 's')}, a slow one {amount(full.slow_s, 's')}",
     )
 
 
-def _counted(slow: SlowDelay) -> str:
+def counted(slow: SlowDelay) -> str:
+    """How many requests are slow, and from where on."""
     what = "slow to their first token" if slow.until == "first_token" else "slow"
     return f"{slow.requests:,} requests are {what}: above p{slow.quantile * 100:.0f}, {amount(slow.threshold_s, 's')}"
 

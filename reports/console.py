@@ -70,14 +70,21 @@ def _headline(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
         if value is not None:
             yield f"latency {name}", amount(value, "s")
     hits = summary["cache_hit_ratio"]
-    yield "cache hits", "no cache" if hits is None else f"{hits:.1%}"
-    yield "largest fleet", f"{summary['largest_instances']} instances"
+    without = "no cache" if summary["inside_seen"] else DASH
+    yield "cache hits", without if hits is None else f"{hits:.1%}"
+    yield "largest fleet", _instances(summary["largest_instances"])
     yield "cost", f"${summary['cost_usd']:.4f}"
     for batch in summary["batches"]:
         results = ", ".join(f"{n:,} {k}" for k, n in batch["outcomes"].items())
         done_s = batch["done_s"]
         when = "not done" if done_s is None else f"done at {amount(done_s, 's')}"
         yield f"batch {batch['number']}", f"{results}; {when}; ${batch['cost_usd']:.4f}"
+
+
+def _instances(most: int | None) -> str:
+    if most is None:
+        return DASH
+    return f"{most} instance{'' if most == 1 else 's'}"
 
 
 def _print_verdict(summary: dict[str, Any]) -> None:

@@ -32,6 +32,7 @@ _TIME: Final = "time since the start [s]"
 # Parts below this fraction of every bar are drawn as one.
 _SMALL: Final = 0.01
 _MOST_POOLS: Final = 6
+_UNSEEN: Final = "the target, not seen inside"
 # A mean below this at every instant is no waiting line.
 _NO_QUEUE: Final = 0.05
 
@@ -185,7 +186,7 @@ def delay_by_band(label: str, run: Run, until: Until = "done") -> bytes | None:
         colour, hatch = _PART_STYLES[part]
         canvas.axes.barh(
             y, seconds[part], left=left, color=colour, hatch=hatch, edgecolor="white", linewidth=0, height=0.68,
-            label=PART_LABELS[part],
+            label=_UNSEEN if part == "other_s" and not run.inside_seen else PART_LABELS[part],
         )  # fmt: skip
         left += seconds[part].to_numpy()
     small = totals.to_numpy() - left

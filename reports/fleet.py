@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -20,12 +21,12 @@ def instance_counts(stations: pd.DataFrame) -> pd.Series[float]:
     return slots.groupby("t_s")["station"].nunique().astype(float)
 
 
-def largest_fleet(stations: pd.DataFrame, requests: pd.DataFrame) -> int:
-    """The largest number of instances at a sample; without samples, the instances that answered."""
+def largest_fleet(stations: pd.DataFrame, requests: pd.DataFrame) -> float:
+    """The largest number of instances at a sample; without samples, the instances that answered; NaN if none is known."""
     counts = instance_counts(stations)
     if len(counts):
-        return int(counts.max())
-    return int(requests.loc[requests["instance"] != "", "instance"].nunique())
+        return float(counts.max())
+    return float(requests.loc[requests["instance"] != "", "instance"].nunique()) or math.nan
 
 
 def instance_seconds(stations: pd.DataFrame) -> float:

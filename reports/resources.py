@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["FAILING", "RESOURCES", "Resource"]
+__all__ = ["FAILING", "REFUSED", "RESOURCES", "Resource", "failing_resource"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,20 @@ RESOURCES: Final[Mapping[str, Resource]] = {
         ("cpu",),
         "profile the busiest process; add gateway or instance processes, or cores",
     ),
+    # In place of `cpu` where nothing inside the system was measured: the rest that no hop explains is then all of it.
+    "target": Resource(
+        "the target, whose inside was not seen",
+        ("other_s",),
+        (),
+        "look at the target's own measures, or run the scenario against its own system (no `--target`)",
+    ),
+    # Never by delay: requests that are wrong in themselves.
+    "requests": Resource(
+        "the requests themselves",
+        (),
+        (),
+        "are they what is taken there: model, `max_tokens`, length of the prompt?",
+    ),
     "generator": Resource(
         "the load generator",
         ("lag_s",),
@@ -97,5 +111,19 @@ FAILING: Final[Mapping[str, str]] = {
     "server_error": "refusals",
     "connection_error": "path",
     "stream_broken": "path",
-    "client_error": "generator",
+    "client_error": "requests",
 }
+# What a status of the class 4xx asks first; 0: the status was not recorded. Any other: the requests' own question.
+REFUSED: Final[Mapping[int, str]] = {
+    0: "is the API key right?",
+    401: "is the API key right?",
+    403: "is the API key right, and may it use the scenario's models?",
+    404: "is the address right, and are the scenario's models known there?",
+}
+
+
+def failing_resource(outcome: str, *, inside_seen: bool) -> str | None:
+    """The key of what an outcome accuses; None for one that accuses whatever slow requests wait for."""
+    if inside_seen or outcome in ("rate_limited", "overloaded", "client_error"):
+        return FAILING.get(outcome)
+    return "target"

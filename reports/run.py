@@ -80,6 +80,13 @@ class Run:
         return pd.concat([self.requests, self.batches]) if len(self.batches) else self.requests
 
     @cached_property
+    def inside_seen(self) -> bool:
+        """Whether any hop or station recorded anything: of a foreign target, only the client's view is known."""
+        rows = self.worked_on
+        traced = rows["attempts"].gt(0) | rows["cache"].ne("off") | rows["instance"].ne("")
+        return len(self.stations) > 0 or bool(traced.any())
+
+    @cached_property
     def servers(self) -> pd.DataFrame:
         """The stations that serve, with the host's CPU as one of them; the fleet, a count, left out."""
         deployment = self.scenario.get("deployment")

@@ -23,6 +23,7 @@ SUMMARY_KEYS: Final[dict[str, str]] = {
     "name": "name of the scenario",
     "world": "`live` or `virtual`",
     "complete": "whether the run ended by itself",
+    "inside_seen": "whether anything inside the system was measured; false of a foreign target",
     "requests": "arrivals recorded",
     "outcomes": "requests by outcome (object of counts)",
     "window_s": "time from the start to the last intended arrival; rates are over it",
@@ -39,7 +40,7 @@ SUMMARY_KEYS: Final[dict[str, str]] = {
     "output_tokens": "generated tokens",
     "cost_usd": "dollars",
     "cost_per_good_request_usd": "dollars ÷ requests that met all objectives; null if there was none",
-    "largest_instances": "largest number of instances at a sample",
+    "largest_instances": "largest number of instances at a sample; null if none was seen",
     "instance_seconds": "time of instances paid for: booting, ready and draining",
     "scaling_events": "decisions of the autoscaler",
     "batches": "list of {number, tenant, model, requests, outcomes, submitted_s, done_s (null: not done), took_s, rate_per_s, queue_wait_s, cost_usd, wasted_calls}; their requests are in no other key",
@@ -59,11 +60,13 @@ def summarise(run: Run | Path) -> dict[str, Any]:
     answered = int((frame["ok"] & (frame["done_s"] <= window)).sum())
     cost = float(frame["cost_usd"].sum())
     checks = check_run(run)
+    most = largest_fleet(run.stations, frame)
     summary: dict[str, Any] = {
         "run": str(run.folder),
         "name": run.name,
         "world": run.world,
         "complete": run.complete,
+        "inside_seen": run.inside_seen,
         "requests": len(frame),
         "outcomes": _counts(frame["outcome"]),
         "window_s": window,
@@ -92,7 +95,7 @@ def summarise(run: Run | Path) -> dict[str, Any]:
         "output_tokens": int(frame["output_tokens"].sum()),
         "cost_usd": cost,
         "cost_per_good_request_usd": cost / good if good else math.nan,
-        "largest_instances": largest_fleet(run.stations, frame),
+        "largest_instances": None if math.isnan(most) else int(most),
         "instance_seconds": instance_seconds(run.stations),
         "scaling_events": len(scaling_events(run.events)),
         "batches": [{**asdict(batch), "took_s": batch.took_s} for batch in batch_outcomes(run)],

@@ -58,10 +58,18 @@ class Saturation:
         return f"{percent(self.utilisation)} busy with {amount(self.queue, '')} waiting on average"
 
 
-def suspects(slow: SlowDelay, pools: pd.DataFrame) -> tuple[Candidate, ...]:
-    """Every resource, the largest part in the delay first. `pools`: as `reports.stations.pool_table` makes it."""
+def suspects(
+    slow: SlowDelay, pools: pd.DataFrame, *, inside_seen: bool = True
+) -> tuple[Candidate, ...]:
+    """Every resource that can delay, the largest part first. `pools`: as `reports.stations.pool_table` makes it.
+
+    `inside_seen`: whether the rest of a request's time is known to be that of our own processes and network, since all
+    else was measured; of a foreign target it is the target's.
+    """
     found = []
     for key, resource in RESOURCES.items():
+        if not resource.parts or key == ("target" if inside_seen else "cpu"):
+            continue
         seconds = sum(slow.seconds[p] for p in resource.parts)
         pool, utilisation, queue = _evidence(resource, pools)
         corroborated: bool | None = None

@@ -132,7 +132,9 @@ def _merit(run: Run) -> dict[str, str]:
         "Cost": amount(cost, "usd"),
         "Cost per 1,000 good requests": amount(1000 * cost / good if good else math.nan, "usd"),
         "Largest number of instances": amount(largest_fleet(run.stations, frame), ""),
-        "Instance hours": amount(instance_seconds(run.stations) / 3600, ""),
+        "Instance hours": amount(
+            instance_seconds(run.stations) / 3600 if run.inside_seen else math.nan, ""
+        ),
     }
 
 

@@ -168,7 +168,7 @@ def _plain(run: Run) -> dict[str, tuple[str, str, float]]:
         "largest_instances": (
             "Largest number of instances",
             "",
-            float(largest_fleet(run.stations, frame)),
+            largest_fleet(run.stations, frame),
         ),
         "cost_usd": ("Cost", "usd", float(frame["cost_usd"].sum())),
     }

@@ -9,12 +9,14 @@ import heapq
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from reference_impl.telemetry import RequestRecord, StationSample, SystemEvent
-from reference_impl.telemetry.run_folder import RunWriter
+from reference_impl.telemetry.records import STAGES
+from reference_impl.telemetry.run_folder import REQUESTS_FILE, STATIONS_FILE, RunWriter
 from simulation.scenario.manifest import Manifest
 
 SAMPLE_S = 1.0
@@ -145,6 +147,18 @@ def samples(truth: Truth, rows: list[RequestRecord]) -> list[StationSample]:
             )
         )  # fmt: skip
     return found
+
+
+def from_outside(folder: Path, truth: Truth, **columns: Any) -> Path:
+    """A run folder of `truth` as it is recorded against a foreign target: only what the client sees, no stations."""
+    write_run(folder, truth)
+    requests = pd.read_parquet(folder / REQUESTS_FILE)
+    untold: dict[str, Any] = dict.fromkeys([*STAGES, "endpoint_s", "attempts"], 0)
+    untold |= {"cache": "off", "instance": "", "lag_s": requests["lag_s"]}
+    untold["other_s"] = requests["done_s"] - requests["sent_s"]
+    requests.assign(**untold | columns).to_parquet(folder / REQUESTS_FILE)
+    pd.read_parquet(folder / STATIONS_FILE).iloc[:0].to_parquet(folder / STATIONS_FILE)
+    return folder
 
 
 def write_run(folder: Path, truth: Truth, rows: list[RequestRecord] | None = None) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from reports.stages import PARTS, by_band, parts, slow_delay
 from reports.stations import pool_of, pool_table, pooled_series, with_host
 from reports.validity import Check, check_run, worst
 from tests.reports.conftest import ROOMY
-from tests.reports.synthetic import Truth, records, write_run
+from tests.reports.synthetic import Truth, from_outside, records, write_run
 
 
 def checks(run: Run) -> dict[str, Check]:
@@ -133,6 +134,54 @@ class TestVerdict:
         verdict = judge(roomy)
         assert verdict.confidence == "high"
         assert any("none of your stations is in the way" in reason for reason in verdict.reasons)
+
+    def test_of_a_foreign_target_only_the_time_that_it_took_is_known(self, tmp_path: Path) -> None:
+        run = load_run(from_outside(tmp_path / "run", ROOMY))
+        verdict = judge(run)
+        assert not run.inside_seen
+        assert verdict.limiting == "target"
+        assert re.match(
+            r"The target's inside was not seen; a slow request took it [\d.]+ s, a typical one [\d.]+ m?s;",
+            verdict.headline,
+        )
+        assert verdict.confidence == "low"
+        assert "nothing inside the target was measured" in verdict.reasons[0]
+        assert "cpu" not in {c.key for c in verdict.candidates}
+
+    def test_a_late_load_generator_is_named_against_a_foreign_target_too(
+        self, tmp_path: Path
+    ) -> None:
+        truth = dataclasses.replace(ROOMY, lag_s=3.0, requests=1000)
+        assert judge(load_run(from_outside(tmp_path / "run", truth))).limiting == "generator"
+
+    @pytest.mark.parametrize(
+        ("status", "told", "asked"),
+        [
+            (401, "with status 401", "is the API key right?"),
+            (403, "with status 403", "is the API key right"),
+            (404, "with status 404", "is the address right"),
+            (400, "with status 400", "`max_tokens`"),
+            (0, "they were refused.", "is the API key right?"),
+        ],
+    )
+    def test_requests_that_are_refused_are_asked_after_and_not_the_load_generator(
+        self, status: int, told: str, asked: str, tmp_path: Path
+    ) -> None:
+        refused = from_outside(tmp_path / "run", ROOMY, outcome="client_error", status=status)
+        verdict = judge(load_run(refused))
+        assert verdict.limiting == "requests"
+        assert told in verdict.headline
+        assert asked in verdict.action
+
+    @pytest.mark.parametrize(
+        ("outcome", "limiting"),
+        [("server_error", "target"), ("connection_error", "target"), ("timeout", "target"), ("rate_limited", "refusals")],
+    )  # fmt: skip
+    def test_what_fails_at_a_foreign_target_accuses_nothing_that_was_not_seen(
+        self, outcome: str, limiting: str, tmp_path: Path
+    ) -> None:
+        run = load_run(from_outside(tmp_path / "run", ROOMY, outcome=outcome))
+        assert judge(run).limiting == limiting
 
     def test_a_handful_of_requests_is_too_few_to_judge(self, tmp_path: Path) -> None:
         run = load_run(write_run(tmp_path / "run", Truth(requests=10)))
