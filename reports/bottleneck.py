@@ -96,7 +96,7 @@ def judge(run: Run, seed: int = 0) -> Verdict:
     """
     late = [
         a
-        for a in attainments(run.requests, run.slos, run.batches)
+        for a in attainments(run.ended, run.slos, run.batches)
         if a.slo.metric == "batch" and not a.met
     ]
     verdict = _judge(run, seed, kept=bool(run.slos) and not late)
@@ -124,14 +124,14 @@ def _judge(run: Run, seed: int, *, kept: bool) -> Verdict:
     servers = run.servers[run.servers["kind"] != "broker"] if len(run.batches) else run.servers
     pools = pool_table(servers, int(run.worked_on["ok"].sum()))
     headroom = headroom_of(pools, run)
-    missed = [a for a in attainments(frame, run.slos) if not a.met]
+    missed = [a for a in attainments(run.ended, run.slos) if not a.met]
     # A broken promise on the first token is explained by what happens before it, not by the length of the answer.
     until: Until = "first_token" if missed and _worst(missed).slo.metric == "ttft" else "done"
     slow = slow_delay(frame, np.random.default_rng(seed), until)
     candidates = suspects(slow, pools, inside_seen=run.inside_seen) if slow else ()
     failing = _failing(run, candidates)
     if failing is not None:
-        return _by_failures(failing, frame, candidates, headroom, slow)
+        return _by_failures(failing, run.ended, candidates, headroom, slow)
     if slow is None:
         return _too_little(len(frame), candidates, headroom)
     evidence = _Evidence(slow, candidates, pools, headroom, missed, kept)
@@ -239,7 +239,7 @@ def _broken(missed: list[Attainment]) -> str:
 
 def _failing(run: Run, candidates: tuple[Candidate, ...]) -> tuple[str, str] | None:
     """Failures come before delay: requests that were turned away are missing from every latency."""
-    frame = run.requests
+    frame = run.ended
     failed = frame.loc[~frame["ok"] & frame["outcome"].ne("cancelled"), "outcome"]
     if len(failed) <= _FAILURES * len(frame):
         return None

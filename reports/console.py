@@ -88,8 +88,20 @@ def _instances(most: int | None) -> str:
 
 
 def _print_verdict(summary: dict[str, Any]) -> None:
+    """The verdict, how surely it holds, and all that speaks against it."""
     verdict = summary["verdict"]
     click.echo(f"{verdict['headline']}\n{verdict['action']}")
+    validity = summary["validity"]
+    cut = "" if summary["complete"] else "; cut short"
+    click.echo(f"Confidence: {verdict['confidence']}; validity: {validity['state']}{cut}")
+    doubts = [] if verdict["confidence"] == "high" else verdict["reasons"]
+    checks = [
+        f"{c['name']} ({c['state']}): {c['detail']}"
+        for c in validity["checks"]
+        if c["state"] in ("warn", "fail")
+    ]
+    for doubt in (*doubts, *checks):
+        click.echo(f"- {doubt}")
 
 
 def _print_twin(runs: Sequence[Path]) -> None:

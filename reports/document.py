@@ -66,6 +66,7 @@ class Judged:
     label: str
     verdict: Verdict
     checks: Sequence[Check]
+    complete: bool
 
     @property
     def state(self) -> str:
@@ -123,7 +124,7 @@ def _labelled(runs: Sequence[Run]) -> Labelled:
 
 
 def _compose(runs: Labelled) -> Report:
-    judged = [Judged(label, judge(run), check_run(run)) for label, run in runs]
+    judged = [Judged(label, judge(run), check_run(run), run.complete) for label, run in runs]
     drawer = _Drawer()
     sections: list[Section] = []
     warnings: tuple[str, ...] = ()

@@ -115,7 +115,7 @@ def throughput_over_time(runs: Labelled) -> bytes | None:
         middle, arrivals, step="mid", color="#D9DDE3", label="arrivals", linewidth=0
     )
     for (label, run), colour, style in zip(runs, RUN_COLOURS, RUN_STYLES, strict=False):
-        frame = run.requests
+        frame = run.ended
         answered = np.histogram(frame.loc[frame["ok"], "done_s"], edges)[0] / width
         canvas.line(middle, answered, f"{label}: answered", color=colour, linestyle=style)
         failed = frame.loc[~frame["ok"], "done_s"]

@@ -80,6 +80,11 @@ class Run:
         return pd.concat([self.requests, self.batches]) if len(self.batches) else self.requests
 
     @cached_property
+    def ended(self) -> pd.DataFrame:
+        """`requests` with an outcome: where the run was cut short, those in flight then neither failed nor were answered."""
+        return self.requests if self.complete else self.requests[self.requests["finished"]]
+
+    @cached_property
     def inside_seen(self) -> bool:
         """Whether any hop or station recorded anything: of a foreign target, only the client's view is known."""
         rows = self.worked_on

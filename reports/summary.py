@@ -85,7 +85,7 @@ def summarise(run: Run | Path) -> dict[str, Any]:
                 "fraction": a.fraction,
                 "met": a.met,
             }
-            for a in attainments(frame, run.slos, run.batches)
+            for a in attainments(run.ended, run.slos, run.batches)
         ],
         "cache_hit_ratio": hit_ratio(frame),
         "cache": _counts(frame["cache"]),

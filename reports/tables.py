@@ -93,7 +93,7 @@ def figures_of_merit(runs: Labelled) -> Table:
 def cards(run: Run) -> tuple[tuple[str, str], ...]:
     """The dozen figures that one looks for first: (what, how much)."""
     merit = _merit(run)
-    failed = float((~run.requests["ok"]).mean()) if len(run.requests) else math.nan
+    failed = float((~run.ended["ok"]).mean()) if len(run.ended) else math.nan
     wanted = (
         ("Requests", "Requests"),
         ("Throughput", "Throughput (answered within the arrivals' time)"),
@@ -201,7 +201,7 @@ def objectives(label: str, run: Run) -> Table:
             "yes" if a.met else "no",
             amount(a.fraction, "fraction"),
         )
-        for a in attainments(run.requests, run.slos, run.batches)
+        for a in attainments(run.ended, run.slos, run.batches)
     )
     return Table(f"Promises, {label}", ("Promise", "measured", "kept", "requests within it"), rows)
 

@@ -163,7 +163,7 @@ def _plain(run: Run) -> dict[str, tuple[str, str, float]]:
         ),
         "goodput_per_s": ("Goodput", "/s", goodput_per_s(frame, run.slos)),
         "cache_hit_ratio": ("Cache hit ratio", "fraction", hit_ratio(frame)),
-        "failed_fraction": ("Not answered", "fraction", float((~frame["ok"]).mean())),
+        "failed_fraction": ("Not answered", "fraction", float((~run.ended["ok"]).mean())),
         "retries": ("Retries", "", float((frame["attempts"] - 1).clip(lower=0).sum())),
         "largest_instances": (
             "Largest number of instances",

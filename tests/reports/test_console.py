@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from reports.console import show_run
 from reports.document import build_report
 from reports.summary import summarise
 from reports.wording import DASH
+from simulation.scenario.manifest import Manifest
+from tests.reports.conftest import ROOMY
 from tests.reports.simulated import simulated
-from tests.reports.synthetic import Truth, from_outside
+from tests.reports.synthetic import Truth, from_outside, records, write_run
 
 
 def shown(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
@@ -50,3 +54,42 @@ def test_what_was_not_seen_of_a_foreign_target_is_a_dash(
     report = build_report([folder], tmp_path / "report").markdown.read_text()
     assert f"| Largest number of instances | {DASH} |" in report
     assert f"| Instance hours | {DASH} |" in report
+
+
+def cut_short(folder: Path) -> Path:
+    """A run with room for its load that was interrupted, so that each tenth request was in flight."""
+    truth = dataclasses.replace(ROOMY, complete=False)
+    rows = [
+        msgspec.structs.replace(row, outcome="unfinished") if row.request_id % 10 == 0 else row
+        for row in records(truth)
+    ]
+    return write_run(folder, truth, rows)
+
+
+def test_what_was_in_flight_when_a_run_was_cut_short_did_not_fail(tmp_path: Path) -> None:
+    summary = summarise(cut_short(tmp_path / "run"))
+    assert summary["outcomes"]["unfinished"] == 300
+    assert "fail" not in summary["verdict"]["headline"]
+    assert summary["objectives"][0]["fraction"] > 0.99  # of those that ended
+    complete = Path(cut_short(tmp_path / "other"))
+    manifest = Manifest.read(complete)
+    msgspec.structs.replace(manifest, complete=True).write(complete)
+    assert "10% of requests fail" in summarise(complete)["verdict"]["headline"].replace(".0%", "%")
+
+
+def test_doubts_are_printed_with_the_verdict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = shown(cut_short(tmp_path / "run"), capsys)
+    assert "Confidence: low; validity: fail; cut short" in text
+    assert "- the run fails its validity gate (Requests finished)" in text
+    assert "- Requests finished (fail): 300 (10.0%) in flight at the end" in text
+    page = build_report([tmp_path / "run"], tmp_path / "report").markdown.read_text()
+    assert "(confidence: low; validity: fail; cut short)" in page
+
+
+def test_a_sure_verdict_is_printed_without_a_list_of_reasons(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = shown(write_run(tmp_path / "run", ROOMY), capsys)
+    assert "Confidence: high; validity: pass\nRun" in text
