@@ -21,6 +21,8 @@ __all__ = [
 ]
 
 Confidence = Literal["high", "medium", "low"]
+# The same part on top in this share of resampled runs is no accident.
+_STABLE: Final = 0.95
 # So many slow requests are needed for their mean to say much.
 ENOUGH: Final = 20
 # This part of a slow request in the line of a saturated pool: the requests tell of the same wait as the stations.
@@ -29,7 +31,7 @@ _TOLD: Final = 0.1
 
 def confidence_of(slow: SlowDelay, top: Candidate) -> Confidence:
     """Of a verdict by delay: stable under resampling, confirmed by the stations, and of enough requests."""
-    stable = slow.top_stability >= 0.95
+    stable = slow.top_stability >= _STABLE
     if stable and top.corroborated and slow.requests >= ENOUGH:
         return "high"
     if slow.requests >= ENOUGH and (stable or top.corroborated) and top.corroborated is not False:
@@ -40,6 +42,8 @@ def confidence_of(slow: SlowDelay, top: Candidate) -> Confidence:
 def reasons_for(slow: SlowDelay, top: Candidate, pools: pd.DataFrame) -> tuple[str, ...]:
     """What a verdict by delay stands on."""
     stable = f"the same part comes out on top in {percent(slow.top_stability)} of resampled runs"
+    if slow.top_stability < _STABLE:
+        stable += f", below the {percent(_STABLE)} that make a verdict sure"
     if top.corroborated is None:
         seen = f"no station of {top.resource.name} was sampled that could confirm it"
     elif top.key == "endpoint":
@@ -71,9 +75,10 @@ def reasons_of_saturation(
 
 
 def counted(slow: SlowDelay) -> str:
-    """How many requests are slow, and from where on."""
+    """How many requests are slow, from where on, and whether they are too few to be sure of anything."""
     what = "slow to their first token" if slow.until == "first_token" else "slow"
-    return f"{slow.requests:,} requests are {what}: above p{slow.quantile * 100:.0f}, {amount(slow.threshold_s, 's')}"
+    few = "" if slow.requests >= ENOUGH else f"; to be sure takes at least {ENOUGH}: run longer"
+    return f"{slow.requests:,} requests are {what}: above p{slow.quantile * 100:.0f}, {amount(slow.threshold_s, 's')}{few}"
 
 
 def _busy(utilisation: float) -> str:

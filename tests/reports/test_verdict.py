@@ -183,6 +183,23 @@ class TestVerdict:
         run = load_run(from_outside(tmp_path / "run", ROOMY, outcome=outcome))
         assert judge(run).limiting == limiting
 
+    def test_too_few_slow_requests_are_told_as_the_reason_of_a_low_confidence(
+        self, tmp_path: Path
+    ) -> None:
+        run = load_run(write_run(tmp_path / "run", dataclasses.replace(ROOMY, requests=150)))
+        verdict = judge(run)
+        assert verdict.confidence == "low"
+        assert re.match(
+            r"1\d requests are slow: .*; to be sure takes at least 20", verdict.reasons[0]
+        )
+
+    def test_a_ranking_that_does_not_hold_is_told_as_the_reason(self, queueing: Run) -> None:
+        # Half of the waits for a slot were waits for the database.
+        half = queueing.requests["instance_wait_s"] / 2
+        verdict = judge(changed(queueing, instance_wait_s=half, database_s=half * 1.01))
+        assert verdict.confidence == "low"
+        assert any("below the 95.0% that make a verdict sure" in r for r in verdict.reasons)
+
     def test_a_handful_of_requests_is_too_few_to_judge(self, tmp_path: Path) -> None:
         run = load_run(write_run(tmp_path / "run", Truth(requests=10)))
         verdict = judge(run)
