@@ -24,12 +24,11 @@ from reports.confidence import (
     reasons_for,
     reasons_of_saturation,
 )
-from reports.headroom import Headroom, headroom_of, in_words, tightest
+from reports.headroom import Headroom, headroom_of, in_words, pools_of, tightest
 from reports.objectives import Attainment, attainments
 from reports.resources import REFUSED, RESOURCES, failing_resource
 from reports.run import Run
 from reports.stages import SlowDelay, Until, slow_delay
-from reports.stations import pool_table
 from reports.suspects import Candidate, is_calm, saturated, suspects
 from reports.validity import check_run
 from reports.wording import amount, percent
@@ -121,8 +120,8 @@ def _taken(value_s: float) -> str:
 def _judge(run: Run, seed: int, *, kept: bool) -> Verdict:
     frame = run.requests
     # A queue of batches is long by design, and nobody who waits for an answer stands in it.
-    servers = run.servers[run.servers["kind"] != "broker"] if len(run.batches) else run.servers
-    pools = pool_table(servers, int(run.worked_on["ok"].sum()))
+    pools = pools_of(run)
+    pools = pools[pools["kind"] != "broker"] if len(run.batches) else pools
     headroom = headroom_of(pools, run)
     missed = [a for a in attainments(run.ended, run.slos) if not a.met]
     # A broken promise on the first token is explained by what happens before it, not by the length of the answer.

@@ -20,9 +20,11 @@ __all__ = [
     "QUANTILES",
     "SERVED",
     "QuantileMetric",
+    "answered_in_time",
     "derive",
     "hit_ratio",
     "quantile_of",
+    "throughput_per_s",
     "window_s",
 ]
 
@@ -122,3 +124,15 @@ def window_s(frame: pd.DataFrame) -> float:
         return math.nan
     last = float(frame["intended_s"].max())
     return last if last > 0 else max(float(frame["done_s"].max()), math.ulp(1.0))
+
+
+def answered_in_time(frame: pd.DataFrame, until_s: float) -> pd.Series[bool]:
+    """Per request of a derived frame: answered by `until_s`, the end of the window over which rates count."""
+    return frame["ok"] & frame["done_s"].le(until_s)
+
+
+def throughput_per_s(frame: pd.DataFrame) -> float:
+    """Requests answered within the window ÷ the window; NaN where every answer came in the drain, so none tells a rate."""
+    until_s = window_s(frame)
+    answered = int(answered_in_time(frame, until_s).sum())
+    return answered / until_s if answered or not frame["ok"].any() else math.nan

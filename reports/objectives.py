@@ -9,7 +9,7 @@ from typing import Final
 
 import pandas as pd
 
-from reports.metrics import window_s
+from reports.metrics import answered_in_time, throughput_per_s, window_s
 from simulation.scenario.schema import SLO
 from simulation.statistics import quantile
 
@@ -95,8 +95,10 @@ def met_all(frame: pd.DataFrame, slos: Sequence[SLO]) -> pd.Series[bool]:
 
 
 def goodput_per_s(frame: pd.DataFrame, slos: Sequence[SLO]) -> float:
-    """Requests that met *all* promises ÷ the arrival window, per second."""
-    return float(met_all(frame, slos).sum()) / window_s(frame)
+    """Requests answered within the window that met *all* promises ÷ the window: a part of the throughput; NaN as that."""
+    until_s = window_s(frame)
+    good = met_all(frame, slos) & answered_in_time(frame, until_s)
+    return float(good.sum()) / until_s if not math.isnan(throughput_per_s(frame)) else math.nan
 
 
 def lag_allowance_s(slos: Sequence[SLO]) -> float | None:

@@ -72,12 +72,12 @@ def with_host(stations: pd.DataFrame, cores: int | None) -> pd.DataFrame:
 
 
 def pooled_series(stations: pd.DataFrame) -> pd.DataFrame:
-    """Time series of each pool: columns pool, kind, t_s (middle of the bin), utilisation, queue, in_service, capacity.
+    """Time series of each pool: columns pool, kind, t_s (middle of the bin), utilisation, queue, in_service, busy, capacity.
 
     Within a bin a station's samples are averaged by their length, then the stations of a pool are added up. A pool
     without a bound has utilisation NaN.
     """
-    columns = ["pool", "kind", "t_s", "utilisation", "queue", "in_service", "capacity"]
+    columns = ["pool", "kind", "t_s", "utilisation", "queue", "in_service", "busy", "capacity"]
     used = stations[stations["interval_s"] > 0]
     if used.empty:
         return pd.DataFrame(columns=columns).astype(dict.fromkeys(columns[2:], float))
@@ -113,8 +113,8 @@ def pooled_series(stations: pd.DataFrame) -> pd.DataFrame:
 def pool_table(stations: pd.DataFrame, completed: int) -> pd.DataFrame:
     """One row a pool, index its name, in order of peak utilisation.
 
-    Columns: kind, members, capacity (peak), utilisation (of the run), utilisation_p95 (over time), queue (mean),
-    queue_peak, wait_s (mean, by Little's law from queue and arrivals), demand_s (D, per completed request), bound_per_s
+    Columns: kind, members, capacity (peak), utilisation (of the run), utilisation_p95, utilisation_peak (over time), queue (mean),
+    queue_peak, busy_peak (servers at once, mean over a bin), wait_s (mean, by Little's law from queue and arrivals), demand_s (D, per completed request), bound_per_s
     (the throughput at which the peak capacity is used up; inf for an unbounded pool). `completed`: requests that the
     system answered.
     """
@@ -138,8 +138,10 @@ def pool_table(stations: pd.DataFrame, completed: int) -> pd.DataFrame:
                 "capacity": capacity,
                 "utilisation": busy / offered if 0 < offered < math.inf else math.nan,
                 "utilisation_p95": float(peaks.quantile(0.95)) if len(peaks) else math.nan,
+                "utilisation_peak": float(peaks.max()) if len(peaks) else math.nan,
                 "queue": float(over_time["queue"].mean()),
                 "queue_peak": float(over_time["queue"].max()),
+                "busy_peak": float(over_time["busy"].max()),
                 "wait_s": waited / arrivals if arrivals else math.nan,
                 "demand_s": demand,
                 "bound_per_s": capacity / demand if demand > 0 else math.inf,
@@ -152,8 +154,10 @@ def pool_table(stations: pd.DataFrame, completed: int) -> pd.DataFrame:
         "capacity",
         "utilisation",
         "utilisation_p95",
+        "utilisation_peak",
         "queue",
         "queue_peak",
+        "busy_peak",
         "wait_s",
         "demand_s",
         "bound_per_s",

@@ -10,7 +10,7 @@ from typing import Any, Final
 from reports.batches import batch_outcomes
 from reports.bottleneck import judge
 from reports.fleet import instance_seconds, largest_fleet, scaling_events
-from reports.metrics import QUANTILES, hit_ratio, quantile_of, window_s
+from reports.metrics import QUANTILES, hit_ratio, quantile_of, throughput_per_s, window_s
 from reports.objectives import attainments, goodput_per_s, met_all
 from reports.run import Run, load_run
 from reports.validity import check_run, worst
@@ -28,8 +28,8 @@ SUMMARY_KEYS: Final[dict[str, str]] = {
     "outcomes": "requests by outcome (object of counts)",
     "window_s": "time from the start to the last intended arrival; rates are over it",
     "arrivals_per_s": "arrivals ÷ window",
-    "throughput_per_s": "requests answered within the window ÷ window",
-    "goodput_per_s": "requests that met all objectives ÷ window",
+    "throughput_per_s": "requests answered within the window ÷ window; null if all answers came after it",
+    "goodput_per_s": "requests answered within the window that met all objectives ÷ window; null as above",
     "latency": "quantiles in seconds, by key (`latency_sent_p95_s`, `ttft_intended_p50_s`, `added_p50_s`, `lag_p99_s`, ...)",
     "objectives": "list of {name, promise, metric, quantile, limit, value, fraction (of requests that kept it), met}",
     "cache_hit_ratio": "answers without an upstream call of their own ÷ look-ups; null if there was no cache",
@@ -57,7 +57,6 @@ def summarise(run: Run | Path) -> dict[str, Any]:
     run = run if isinstance(run, Run) else load_run(run)
     frame, window = run.requests, window_s(run.requests)
     good = int(met_all(frame, run.slos).sum())
-    answered = int((frame["ok"] & (frame["done_s"] <= window)).sum())
     cost = float(frame["cost_usd"].sum())
     checks = check_run(run)
     most = largest_fleet(run.stations, frame)
@@ -71,7 +70,7 @@ def summarise(run: Run | Path) -> dict[str, Any]:
         "outcomes": _counts(frame["outcome"]),
         "window_s": window,
         "arrivals_per_s": len(frame) / window,
-        "throughput_per_s": answered / window,
+        "throughput_per_s": throughput_per_s(frame),
         "goodput_per_s": goodput_per_s(frame, run.slos),
         "latency": {metric.key: quantile_of(frame, metric) for metric in QUANTILES},
         "objectives": [
@@ -136,6 +135,7 @@ def _verdict(run: Run) -> dict[str, Any]:
         else {
             "pool": headroom.pool,
             "throughput_per_s": headroom.throughput_per_s,
+            "peak_per_s": headroom.peak_per_s,
             "bound_per_s": headroom.bound_per_s,
         },
     }

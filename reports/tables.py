@@ -13,10 +13,10 @@ from reports.batches import batch_outcomes
 from reports.bottleneck import Verdict
 from reports.figures import Labelled
 from reports.fleet import instance_seconds, largest_fleet, scaling_events
-from reports.metrics import QUANTILES, hit_ratio, quantile_of, window_s
+from reports.headroom import pools_of
+from reports.metrics import QUANTILES, hit_ratio, quantile_of, throughput_per_s, window_s
 from reports.objectives import attainments, goodput_per_s, met_all
 from reports.run import Run
-from reports.stations import pool_table
 from reports.wording import DASH, amount, difference, interval, relative
 
 __all__ = [
@@ -117,11 +117,10 @@ def _merit(run: Run) -> dict[str, str]:
     frame, window = run.requests, window_s(run.requests)
     good = int(met_all(frame, run.slos).sum())
     cost = float(frame["cost_usd"].sum())
-    answered = int((frame["ok"] & (frame["done_s"] <= window)).sum())
     merit = {
         "Requests": amount(len(frame), ""),
         "Arrivals": amount(len(frame) / window, "/s"),
-        "Throughput (answered within the arrivals' time)": amount(answered / window, "/s"),
+        "Throughput (answered within the arrivals' time)": amount(throughput_per_s(frame), "/s"),
         "Goodput (met every promise)": amount(goodput_per_s(frame, run.slos), "/s"),
     }
     merit |= {metric.label: amount(quantile_of(frame, metric), "s") for metric in QUANTILES}
@@ -140,7 +139,7 @@ def _merit(run: Run) -> dict[str, str]:
 
 def stations(label: str, run: Run) -> Table:
     """Pools of stations with demand and bound."""
-    table = pool_table(run.servers, int(run.worked_on["ok"].sum()))
+    table = pools_of(run)
     rows = tuple(
         (
             str(pool),
@@ -159,8 +158,8 @@ def stations(label: str, run: Run) -> Table:
         "Pool", "members", "capacity", "busy", "busy, p95", "waiting", "waiting, peak", "demand D", "bound on X",
     )  # fmt: skip
     note = (
-        "Demand is busy time per answered request of the system; the bound is the throughput at which the largest capacity "
-        "seen is used up. A busy station is not by itself the bottleneck: the ranking above goes by delay."
+        "While requests arrived; the drain is left out. Demand is busy time per answered request, of batches or not; the bound "
+        "is the throughput of both at which the largest capacity seen is used up. A busy station is not by itself the bottleneck: the ranking above goes by delay."
     )
     return Table(f"Stations, {label}", heads, rows, note)
 

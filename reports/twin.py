@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from reports.fleet import largest_fleet
-from reports.metrics import QUANTILES, QuantileMetric, hit_ratio, quantile_of, window_s
+from reports.metrics import QUANTILES, QuantileMetric, hit_ratio, quantile_of, throughput_per_s
 from reports.objectives import goodput_per_s
 from reports.run import Run, load_run
 from simulation.statistics import block_bootstrap_quantiles, block_weights
@@ -152,14 +152,12 @@ _ORDER: Final[dict[object, int]] = {
 
 def _plain(run: Run) -> dict[str, tuple[str, str, float]]:
     frame = run.requests
-    window = window_s(frame)
-    answered = int((frame["ok"] & (frame["done_s"] <= window)).sum())
     return {
         "requests": ("Requests", "", float(len(frame))),
         "throughput_per_s": (
             "Throughput (answered)",
             "/s",
-            answered / window if window > 0 else math.nan,
+            throughput_per_s(frame),
         ),
         "goodput_per_s": ("Goodput", "/s", goodput_per_s(frame, run.slos)),
         "cache_hit_ratio": ("Cache hit ratio", "fraction", hit_ratio(frame)),

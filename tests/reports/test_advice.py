@@ -34,6 +34,11 @@ def test_slots_that_everybody_waits_for_are_named_though_no_promise_is_broken(wo
     assert "Every promise is kept" in verdict.headline
 
 
+def test_goodput_is_a_part_of_the_throughput(workers: Run) -> None:
+    summary = summarise(workers)
+    assert 0 < summary["goodput_per_s"] <= summary["throughput_per_s"]
+
+
 @pytest.mark.parametrize(
     "change",
     [

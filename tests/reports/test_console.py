@@ -93,3 +93,12 @@ def test_a_sure_verdict_is_printed_without_a_list_of_reasons(
 ) -> None:
     text = shown(write_run(tmp_path / "run", ROOMY), capsys)
     assert "Confidence: high; validity: pass\nRun" in text
+
+
+def test_three_answers_in_the_drain_are_no_throughput_of_zero(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth = Truth(requests=3, hit_fraction=0, mean_service_s=30.0)
+    text = shown(write_run(tmp_path / "run", truth), capsys)
+    assert row_of(text, "outcomes") == "3 ok"
+    assert row_of(text, "throughput") == DASH

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from reference_impl.telemetry import RequestRecord
-from reports.metrics import derive, hit_ratio, window_s
+from reports.metrics import derive, hit_ratio, throughput_per_s, window_s
 from reports.objectives import attainments, goodput_per_s, lag_allowance_s
 from simulation.scenario.schema import SLO
 
@@ -93,9 +93,19 @@ class TestPromises:
         assert not kept.met
 
     def test_goodput_counts_requests_that_met_all_promises(self) -> None:
-        rows = frame(row(1), row(2, done_s=9.0), row(4, outcome="timeout"), row(10))
+        # The last is answered in the drain, which counts for neither.
+        rows = frame(row(1), row(2, done_s=9.0), row(4, outcome="timeout"), row(8), row(10))
         assert goodput_per_s(rows, [self.QUICK]) == pytest.approx(2 / 10)
-        assert goodput_per_s(rows, []) == pytest.approx(3 / 10)
+        assert goodput_per_s(rows, []) == throughput_per_s(rows) == pytest.approx(3 / 10)
+
+    def test_answers_that_all_came_in_the_drain_tell_no_rate(self) -> None:
+        rows = frame(row(1, done_s=9.0), row(2), row(3))
+        assert math.isnan(throughput_per_s(rows))
+        assert math.isnan(goodput_per_s(rows, [self.QUICK]))
+
+    def test_no_answer_at_all_is_a_rate_of_zero(self) -> None:
+        rows = frame(row(1, outcome="timeout"), row(2, outcome="timeout"))
+        assert throughput_per_s(rows) == goodput_per_s(rows, [self.QUICK]) == 0.0
 
     def test_the_lag_is_judged_by_the_tightest_bound_on_an_answer(self) -> None:
         first = SLO(name="first", metric="ttft", quantile=0.9, limit_s=0.8)
