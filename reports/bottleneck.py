@@ -24,6 +24,7 @@ from reports.confidence import (
     reasons_for,
     reasons_of_saturation,
 )
+from reports.faults import fault_spans, met_a_fault, named
 from reports.headroom import Headroom, headroom_of, in_words, pools_of, tightest
 from reports.objectives import Attainment, attainments
 from reports.resources import REFUSED, RESOURCES, failing_resource
@@ -105,12 +106,30 @@ def judge(run: Run, seed: int = 0) -> Verdict:
         "`queue.concurrency`, work the queue off sooner"
         for a in late
     )
-    verdict = replace(verdict, reasons=(*told, *verdict.reasons))
+    verdict = replace(verdict, reasons=(*told, *verdict.reasons, *_faults(run, verdict.slow)))
     failed = [check.name for check in check_run(run) if check.state == "fail"]
     if not failed or verdict.limiting == "generator":
         return verdict
     doubt = f"the run fails its validity gate ({', '.join(failed)})"
     return replace(verdict, confidence="low", reasons=(doubt, *verdict.reasons))
+
+
+def _faults(run: Run, slow: SlowDelay | None) -> tuple[str, ...]:
+    """What limits under a fault may be nobody's limit without it."""
+    spans = fault_spans(run)
+    if not spans:
+        return ()
+    met = met_a_fault(run.ended, spans)
+    bad = ~run.ended["ok"]
+    if slow is not None:
+        end = "first_token_s" if slow.until == "first_token" else "done_s"
+        bad |= run.ended[end] - run.ended["intended_s"] >= slow.threshold_s
+    share = (
+        f": {percent(float(met[bad].mean()))} of the slow and failed requests met one"
+        if bad.any()
+        else ""
+    )
+    return (f"faults befell the run ({named(spans)}){share}, {percent(float(met.mean()))} of all",)
 
 
 def _taken(value_s: float) -> str:

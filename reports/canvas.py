@@ -7,6 +7,7 @@ a desk.
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -74,6 +75,16 @@ class Canvas:
     def from_start(self) -> None:
         """The x axis starts at the run's start."""
         self.axes.set_xlim(left=0)
+
+    def shade(self, spans: Sequence[tuple[float, float]], label: str) -> None:
+        """Stretches of the x axis behind what is drawn, to where that ends. After the lines, before the legend."""
+        low, right = self.axes.get_xlim()
+        shown = [(a, min(b, right)) for a, b in spans if a < right]
+        for i, (a, b) in enumerate(shown):
+            self.axes.axvspan(
+                a, b, color=INK, alpha=0.1, linewidth=0, zorder=0, label="" if i else label
+            )
+        self.axes.set_xlim(low, right)
 
     def threshold(self, y: float, label: str) -> None:
         self.axes.axhline(y, color=INK, linewidth=1.1, linestyle=(0, (1, 1.5)), label=label)

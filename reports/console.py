@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -73,6 +74,9 @@ def _headline(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
     without = "no cache" if summary["inside_seen"] else DASH
     yield "cache hits", without if hits is None else f"{hits:.1%}"
     yield "largest fleet", _instances(summary["largest_instances"])
+    if summary["faults"]:
+        kinds = Counter(fault["fault"] for fault in summary["faults"])
+        yield "faults", ", ".join(f"{n:,} {kind}" for kind, n in kinds.items())
     yield "cost", f"${summary['cost_usd']:.4f}"
     for batch in summary["batches"]:
         results = ", ".join(f"{n:,} {k}" for k, n in batch["outcomes"].items())

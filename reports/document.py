@@ -200,6 +200,7 @@ def _sections(runs: Labelled, judged: Sequence[Judged], draw: _Drawer) -> list[S
         "instances", "instances over time with scaling decisions", partial(figures.fleet, runs)
     )
     batches = [tables.batches(label, run) for _, label, run in each if len(run.batches)]
+    faults = [t for _, label, run in each if (t := tables.faults(label, run)).rows]
     answered = any(run.requests["ok"].any() for _, run in runs)
     no_answer = "" if answered else "No request was answered, so there is no latency to show."
     return [
@@ -234,6 +235,11 @@ def _sections(runs: Labelled, judged: Sequence[Judged], draw: _Drawer) -> list[S
                 tables.attempts(runs),
                 tables.figures_of_merit(runs),
             ],
+        ),
+        *(
+            [Section("Faults", tables=faults, note="Grey bands in the figures over time.")]
+            if faults
+            else []
         ),
         *([Section("Message batches", tables=batches)] if batches else []),
     ]

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from reports.canvas import GREY, PALETTE, RUN_COLOURS, RUN_STYLES, Canvas
+from reports.faults import fault_spans
 from reports.fleet import instance_counts, scaling_events
 from reports.metrics import window_s
 from reports.run import Run
@@ -61,6 +62,12 @@ def _bins(runs: Labelled, per_bin: int, most: int = 80) -> npt.NDArray[np.float6
     return np.linspace(0, end * (1 + 1e-9), count + 1)
 
 
+def _shade_faults(canvas: Canvas, runs: Labelled) -> None:
+    """The windows of faults: of the first run that tells of any, since a twin has the same."""
+    told = next((spans for _, run in runs if (spans := fault_spans(run))), [])
+    canvas.shade([(s.from_s, s.until_s) for s in told if s.befell], "fault")
+
+
 def latency_over_time(runs: Labelled) -> bytes | None:
     """p50 and p95 of latency from intended, by the intended instant; single requests as dots when they are few."""
     answered = [(label, run, run.requests[run.requests["ok"]]) for label, run in runs]
@@ -97,6 +104,7 @@ def latency_over_time(runs: Labelled) -> bytes | None:
             canvas.threshold(slo.limit_s, f"promised: p{slo.quantile * 100:g} ≤ {slo.limit_s:g} s")
             extremes.append(slo.limit_s)
     canvas.logarithmic_if_wide(min(extremes, default=0.0), max(extremes, default=1.0))
+    _shade_faults(canvas, runs)
     canvas.from_start()
     canvas.legend()
     return canvas.png()
@@ -129,6 +137,7 @@ def throughput_over_time(runs: Labelled) -> bytes | None:
                 linestyle=style,
                 linewidth=1.2,
             )
+    _shade_faults(canvas, runs)
     canvas.from_start()
     canvas.from_zero()
     canvas.legend()
@@ -230,6 +239,7 @@ def _by_pool(run: Run, title: str, column: str, y: str) -> bytes | None:
     for pool, colour in zip(shown if len(shown) else peaks.index[:1], PALETTE, strict=False):
         one = series[series["pool"] == pool]
         canvas.line(one["t_s"], one[column], str(pool), color=colour)
+    _shade_faults(canvas, [("", run)])
     canvas.from_start()
     canvas.from_zero()
     if column == "queue":
@@ -267,6 +277,7 @@ def fleet(runs: Labelled) -> bytes | None:
             canvas.axes.scatter(decided, held, marker="^", s=26, color=colour, zorder=3, label=f"{label}: scaling decision")  # fmt: skip
     canvas.from_zero()
     canvas.axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    _shade_faults(canvas, runs)
     canvas.from_start()
     canvas.legend()
     return canvas.png()

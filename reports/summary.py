@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from reports.batches import batch_outcomes
 from reports.bottleneck import judge
+from reports.faults import fault_spans
 from reports.fleet import instance_seconds, largest_fleet, scaling_events
 from reports.metrics import QUANTILES, hit_ratio, quantile_of, throughput_per_s, window_s
 from reports.objectives import attainments, goodput_per_s, met_all
@@ -43,6 +44,7 @@ SUMMARY_KEYS: Final[dict[str, str]] = {
     "largest_instances": "largest number of instances at a sample; null if none was seen",
     "instance_seconds": "time of instances paid for: booting, ready and draining",
     "scaling_events": "decisions of the autoscaler",
+    "faults": "list of {fault, subject, from_s, until_s (null: not ended when the run did), befell}",
     "batches": "list of {number, tenant, model, requests, outcomes, submitted_s, done_s (null: not done), took_s, rate_per_s, queue_wait_s, cost_usd, wasted_calls}; their requests are in no other key",
     "verdict": "{limiting (a resource key or null), headline, action, confidence, reasons, slow_until (`done` or `first_token`), candidates, headroom}",
     "validity": "{state: pass|warn|fail, checks: list of {name, state, detail}}",
@@ -97,6 +99,7 @@ def summarise(run: Run | Path) -> dict[str, Any]:
         "largest_instances": None if math.isnan(most) else int(most),
         "instance_seconds": instance_seconds(run.stations),
         "scaling_events": len(scaling_events(run.events)),
+        "faults": [asdict(span) for span in fault_spans(run)],
         "batches": [{**asdict(batch), "took_s": batch.took_s} for batch in batch_outcomes(run)],
         "verdict": _verdict(run),
         "validity": {

@@ -11,6 +11,7 @@ import pandas as pd
 
 from reports.batches import batch_outcomes
 from reports.bottleneck import Verdict
+from reports.faults import fault_spans, met_a_fault
 from reports.figures import Labelled
 from reports.fleet import instance_seconds, largest_fleet, scaling_events
 from reports.headroom import pools_of
@@ -18,6 +19,7 @@ from reports.metrics import QUANTILES, hit_ratio, quantile_of, throughput_per_s,
 from reports.objectives import attainments, goodput_per_s, met_all
 from reports.run import Run
 from reports.wording import DASH, amount, difference, interval, relative
+from simulation.statistics import quantile
 
 __all__ = [
     "Table",
@@ -25,6 +27,7 @@ __all__ = [
     "batches",
     "candidates",
     "cards",
+    "faults",
     "figures_of_merit",
     "objectives",
     "outcomes",
@@ -268,6 +271,42 @@ def batches(label: str, run: Run) -> Table:
         "run ended."
     )
     return Table(f"Batches, {label}", heads, rows, note)
+
+
+def faults(label: str, run: Run, most: int = 40) -> Table:
+    """When each fault befell what, and how the requests fared that met it, beside those that met none."""
+    spans = fault_spans(run)
+    rows = [
+        (
+            s.fault,
+            s.subject if s.befell else f"{s.subject}: nothing ran that it could befall",
+            amount(s.from_s, "s"),
+            "the end" if math.isinf(s.until_s) else amount(s.until_s, "s"),
+            *_fared(run.ended[met_a_fault(run.ended, [s])]),
+        )
+        for s in spans[:most]
+    ]
+    if rows:
+        rows.append(("none", "", DASH, DASH, *_fared(run.ended[~met_a_fault(run.ended, spans)])))
+    note = "Requests that were under way during a fault; the last row: those that met none."
+    note += f" The first {most} of {len(spans)} faults." if len(spans) > most else ""
+    heads = (
+        "Fault",
+        "on",
+        "from",
+        "until",
+        "requests",
+        "not answered",
+        "latency p50",
+        "latency p95",
+    )
+    return Table(f"Faults, {label}", heads, tuple(rows), note, words=(1,))
+
+
+def _fared(frame: pd.DataFrame) -> tuple[str, str, str, str]:
+    failed = float((~frame["ok"]).mean()) if len(frame) else math.nan
+    p50, p95 = (quantile(frame["latency_s"].dropna().to_numpy(), p) for p in (0.5, 0.95))
+    return amount(len(frame), ""), amount(failed, "fraction"), amount(p50, "s"), amount(p95, "s")
 
 
 def scaling(label: str, run: Run, most: int = 20) -> Table:
