@@ -41,6 +41,7 @@ _WAITING: Final = 0.2
 _FAILURES: Final = 0.01
 # Below this part of a slow request, a wait is not worth an advice of its own.
 _WORTH: Final = 0.05
+_SOONER: Final = "more instances, or a higher `queue.concurrency`, work the queue off sooner"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class _Evidence:
-    """What the branches of a judgement share. `promised`: the scenario promises something that nothing here breaks."""
+    """What the branches of a judgement share. `promised`: the scenario promises something; `late`: a batch broke its own."""
 
     slow: SlowDelay
     candidates: tuple[Candidate, ...]
@@ -67,6 +68,12 @@ class _Evidence:
     headroom: Headroom | None
     missed: list[Attainment]
     promised: bool
+    late: bool
+
+    @property
+    def kept(self) -> bool:
+        """Something was promised, and all of it was kept."""
+        return self.promised and not self.missed and not self.late
 
     def verdict(
         self,
@@ -99,13 +106,16 @@ def judge(run: Run, seed: int = 0) -> Verdict:
         for a in attainments(run.ended, run.slos, run.batches)
         if a.slo.metric == "batch" and not a.met
     ]
-    verdict = _judge(run, seed, kept=bool(run.slos) and not late)
+    verdict = _judge(run, seed, late=bool(late))
     # What delays people says nothing of a queue in which nobody waits.
-    told = tuple(
-        f"`{a.slo.name}` is broken ({a.promise}; it was {_taken(a.value)}): more instances, or a higher "
-        "`queue.concurrency`, work the queue off sooner"
-        for a in late
-    )
+    broken = [f"`{a.slo.name}` is broken ({a.promise}; it was {_taken(a.value)})" for a in late]
+    if broken:
+        verdict = replace(
+            verdict,
+            headline=f"{verdict.headline} Of the batches, {' and '.join(broken)}.",
+            action=f"For the batches: {_SOONER}. {verdict.action}",
+        )
+    told = tuple(f"{promise}: {_SOONER}" for promise in broken)
     verdict = replace(verdict, reasons=(*told, *verdict.reasons, *_faults(run, verdict.slow)))
     failed = [check.name for check in check_run(run) if check.state == "fail"]
     if not failed or verdict.limiting == "generator":
@@ -119,6 +129,8 @@ def _faults(run: Run, slow: SlowDelay | None) -> tuple[str, ...]:
     spans = fault_spans(run)
     if not spans:
         return ()
+    if run.ended.empty:
+        return (f"faults befell the run ({named(spans)})",)
     met = met_a_fault(run.ended, spans)
     bad = ~run.ended["ok"]
     if slow is not None:
@@ -136,7 +148,7 @@ def _taken(value_s: float) -> str:
     return "not done" if math.isnan(value_s) else amount(value_s, "s")
 
 
-def _judge(run: Run, seed: int, *, kept: bool) -> Verdict:
+def _judge(run: Run, seed: int, *, late: bool) -> Verdict:
     frame = run.requests
     # A queue of batches is long by design, and nobody who waits for an answer stands in it.
     pools = pools_of(run)
@@ -152,7 +164,7 @@ def _judge(run: Run, seed: int, *, kept: bool) -> Verdict:
         return _by_failures(failing, run.ended, candidates, headroom, slow)
     if slow is None:
         return _too_little(len(frame), candidates, headroom)
-    evidence = _Evidence(slow, candidates, pools, headroom, missed, kept)
+    evidence = _Evidence(slow, candidates, pools, headroom, missed, bool(run.slos), late)
     if candidates[0].key == "target":
         return _of_target(evidence)
     return _by_saturation(evidence) or _by_delay(evidence)
@@ -163,7 +175,7 @@ def _of_target(seen: _Evidence) -> Verdict:
     target, slow = seen.candidates[0], seen.slow
     typical_s = sum(slow.typical[p] for p in target.resource.parts)
     took = f"a slow request took it {amount(target.slow_s, 's')}, a typical one {amount(typical_s, 's')}"
-    kept = "; every promise is kept" if seen.promised else ""
+    kept = "; every promise is kept" if seen.kept else ""
     end = f"; {_broken(seen.missed)}" if seen.missed else kept
     return seen.verdict(
         "target",
@@ -206,11 +218,12 @@ def _by_delay(seen: _Evidence) -> Verdict:
         headline = _limit(f"{top.resource.name}: {part}", seen)
         action = f"Try next: {_advice(top, seen)}. {room}"
         return seen.verdict(top.key, headline, action, confidence, reasons)
-    kept = "every promise is kept and " if seen.promised else ""
+    kept = "every promise is kept and " if seen.kept else ""
     endpoint = f"{percent(own.share)} of a slow request is the endpoint's own time"
     tight = tightest(seen.headroom, seen.pools)
     if tight is None:
-        headline = f"nothing of yours is limiting: {kept}{endpoint}."
+        whom = "delays those who wait" if seen.late else "is limiting"
+        headline = f"nothing of yours {whom}: {kept}{endpoint}."
         action = f"{room} To be faster: {_advice(own, seen)}."
     else:
         pool, how = tight
@@ -233,14 +246,15 @@ def _advice(top: Candidate, seen: _Evidence) -> str:
     if ours.share >= _WORTH:
         told = f"{percent(ours.share)} of a slow request is {ours.resource.name}"
         return f"{top.resource.action}. Or, since {told}: {ours.resource.action}"
-    room = is_calm(seen.pools) and tightest(seen.headroom, seen.pools) is None
+    calm = is_calm(seen.pools) and not seen.late
+    room = calm and tightest(seen.headroom, seen.pools) is None
     return top.resource.action + ("; more instances will not help" if room else "")
 
 
 def _limit(what: str, seen: _Evidence, next_limit: str = "the next limit") -> str:
     if seen.missed:
         return f"What limits is {what}; {_broken(seen.missed)}."
-    if seen.promised:
+    if seen.kept:
         return f"Every promise is kept; {next_limit} is {what}."
     return f"What limits is {what}."
 

@@ -163,17 +163,21 @@ def test_a_batch_with_a_result_missing_keeps_no_promise(tmp_path: Path) -> None:
 def test_a_broken_promise_on_batches_is_told_and_no_verdict_says_that_all_are_kept(
     mixed: Run,
 ) -> None:
-    def reasons(limit_s: float) -> tuple[str, str]:
+    def reasons(limit_s: float) -> tuple[str, str, str]:
         slo = {"name": "soon", "metric": "batch", "limit_s": limit_s}
         manifest = msgspec.structs.replace(
             mixed.manifest, scenario={**mixed.manifest.scenario, "slos": [slo]}
         )
         verdict = judge(replace(mixed, manifest=manifest))
-        return verdict.headline, " ".join(verdict.reasons)
+        return verdict.headline, verdict.action, " ".join(verdict.reasons)
 
-    headline, why = reasons(2000.0)
+    headline, _, why = reasons(2000.0)
     assert "romise is kept" in headline
     assert "soon" not in why
-    headline, why = reasons(500.0)
+    headline, action, why = reasons(500.0)
     assert "romise is kept" not in headline
+    assert "Nothing of yours is limiting" not in headline
+    assert "`soon` is broken (batches done within 500 s; it was 1,000 s)" in headline
+    assert "`queue.concurrency`" in action
+    assert "will not help" not in action
     assert "`soon` is broken (batches done within 500 s; it was 1,000 s)" in why

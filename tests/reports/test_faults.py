@@ -51,6 +51,11 @@ def test_what_began_and_ended_is_a_span_and_overlapping_ones_are_told_apart(room
         FaultSpan("instance_hang", "instance-9", 50, 50, befell=False),
     ]
     assert fault_spans(roomy) == []
+    nobody = dataclasses.replace(run, requests=run.requests.iloc[:0])
+    assert (
+        judge(nobody).reasons[-1]
+        == "faults befell the run (2 redis_outage, 1 instance_crash, 1 instance_hang)"
+    )
 
 
 def test_a_request_meets_a_fault_that_is_there_while_it_is_under_way(roomy: Run) -> None:
