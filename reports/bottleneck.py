@@ -24,10 +24,11 @@ from reports.confidence import (
     reasons_for,
     reasons_of_saturation,
 )
-from reports.faults import fault_spans, met_a_fault, named
+from reports.failures import failures_of
+from reports.faults import told_beside
 from reports.headroom import Headroom, headroom_of, in_words, pools_of, tightest
 from reports.objectives import Attainment, attainments
-from reports.resources import REFUSED, RESOURCES, failing_resource
+from reports.resources import RESOURCES
 from reports.run import Run
 from reports.stages import SlowDelay, Until, slow_delay
 from reports.suspects import Candidate, is_calm, saturated, suspects
@@ -36,9 +37,8 @@ from reports.wording import amount, percent
 
 __all__ = ["Verdict", "judge"]
 
-# Below these, delay beyond the endpoint's own time, and failures, are no limit.
+# Below this, delay beyond the endpoint's own time is no limit.
 _WAITING: Final = 0.2
-_FAILURES: Final = 0.01
 # Below this part of a slow request, a wait is not worth an advice of its own.
 _WORTH: Final = 0.05
 _SOONER: Final = "more instances, or a higher `queue.concurrency`, work the queue off sooner"
@@ -116,32 +116,12 @@ def judge(run: Run, seed: int = 0) -> Verdict:
             action=f"For the batches: {_SOONER}. {verdict.action}",
         )
     told = tuple(f"{promise}: {_SOONER}" for promise in broken)
-    verdict = replace(verdict, reasons=(*told, *verdict.reasons, *_faults(run, verdict.slow)))
+    verdict = replace(verdict, reasons=(*told, *verdict.reasons, *told_beside(run, verdict.slow)))
     failed = [check.name for check in check_run(run) if check.state == "fail"]
     if not failed or verdict.limiting == "generator":
         return verdict
     doubt = f"the run fails its validity gate ({', '.join(failed)})"
     return replace(verdict, confidence="low", reasons=(doubt, *verdict.reasons))
-
-
-def _faults(run: Run, slow: SlowDelay | None) -> tuple[str, ...]:
-    """What limits under a fault may be nobody's limit without it."""
-    spans = fault_spans(run)
-    if not spans:
-        return ()
-    if run.ended.empty:
-        return (f"faults befell the run ({named(spans)})",)
-    met = met_a_fault(run.ended, spans)
-    bad = ~run.ended["ok"]
-    if slow is not None:
-        end = "first_token_s" if slow.until == "first_token" else "done_s"
-        bad |= run.ended[end] - run.ended["intended_s"] >= slow.threshold_s
-    share = (
-        f": {percent(float(met[bad].mean()))} of the slow and failed requests met one"
-        if bad.any()
-        else ""
-    )
-    return (f"faults befell the run ({named(spans)}){share}, {percent(float(met.mean()))} of all",)
 
 
 def _taken(value_s: float) -> str:
@@ -159,9 +139,19 @@ def _judge(run: Run, seed: int, *, late: bool) -> Verdict:
     until: Until = "first_token" if missed and _worst(missed).slo.metric == "ttft" else "done"
     slow = slow_delay(frame, np.random.default_rng(seed), until)
     candidates = suspects(slow, pools, inside_seen=run.inside_seen) if slow else ()
-    failing = _failing(run, candidates)
-    if failing is not None:
-        return _by_failures(failing, run.ended, candidates, headroom, slow)
+    failures = failures_of(run, candidates)
+    if failures is not None:
+        action = f"Try next: {failures.advice}" + (f" {in_words(headroom)}" if headroom else "")
+        return Verdict(
+            failures.limiting,
+            failures.headline,
+            action,
+            failures.confidence,
+            failures.reasons,
+            candidates,
+            headroom,
+            slow,
+        )
     if slow is None:
         return _too_little(len(frame), candidates, headroom)
     evidence = _Evidence(slow, candidates, pools, headroom, missed, bool(run.slos), late)
@@ -267,42 +257,6 @@ def _broken(missed: list[Attainment]) -> str:
     worst = _worst(missed)
     unit = "fraction" if worst.slo.quantile is None else "s"
     return f"it was {amount(worst.value, unit)}, promised was {worst.promise}"
-
-
-def _failing(run: Run, candidates: tuple[Candidate, ...]) -> tuple[str, str] | None:
-    """Failures come before delay: requests that were turned away are missing from every latency."""
-    frame = run.ended
-    failed = frame.loc[~frame["ok"] & frame["outcome"].ne("cancelled"), "outcome"]
-    if len(failed) <= _FAILURES * len(frame):
-        return None
-    outcome = str(failed.value_counts().index[0])
-    key = failing_resource(outcome, inside_seen=run.inside_seen)
-    return key or (candidates[0].key if candidates else "endpoint"), outcome
-
-
-def _by_failures(
-    failing: tuple[str, str],
-    frame: pd.DataFrame,
-    candidates: tuple[Candidate, ...],
-    headroom: Headroom | None,
-    slow: SlowDelay | None,
-) -> Verdict:
-    key, outcome = failing
-    failed = float((~frame["ok"] & frame["outcome"].ne("cancelled")).mean())
-    share = float(frame["outcome"].eq(outcome).mean())
-    resource = RESOURCES[key]
-    headline = f"{percent(failed)} of requests fail, {percent(share)} as `{outcome}`: "
-    if key == "requests":
-        status = int(frame.loc[frame["outcome"].eq(outcome), "status"].mode().iloc[0])
-        headline += f"they were refused with status {status}." if status else "they were refused."
-        advice = REFUSED.get(status, resource.action)
-    else:
-        headline += f"look at {resource.name} first."
-        advice = f"{resource.action}."
-    confidence: Confidence = "high" if share > 0.05 and len(frame) >= 100 else "medium"
-    reasons = (f"{round(failed * len(frame)):,} of {len(frame):,} requests were not answered",)
-    action = f"Try next: {advice}" + (f" {in_words(headroom)}" if headroom else "")
-    return Verdict(key, headline, action, confidence, reasons, candidates, headroom, slow)
 
 
 def _too_little(n: int, candidates: tuple[Candidate, ...], headroom: Headroom | None) -> Verdict:

@@ -12,9 +12,11 @@ import pandas as pd
 import pydantic
 
 from reports.run import Run
+from reports.stages import SlowDelay
+from reports.wording import percent
 from simulation.scenario.faults import EndpointFault, Fault, fault_windows
 
-__all__ = ["FaultSpan", "fault_spans", "met_a_fault", "named"]
+__all__ = ["FaultSpan", "fault_spans", "met_a_fault", "told_beside"]
 
 _FAULTS: Final = pydantic.TypeAdapter(tuple[Fault, ...])
 
@@ -84,6 +86,26 @@ def met_a_fault(frame: pd.DataFrame, spans: Sequence[FaultSpan]) -> pd.Series[bo
     return met
 
 
-def named(spans: Sequence[FaultSpan]) -> str:
+def _named(spans: Sequence[FaultSpan]) -> str:
     """How often each kind: `2 link_latency, 1 redis_outage`."""
     return ", ".join(f"{n:,} {kind}" for kind, n in Counter(s.fault for s in spans).items())
+
+
+def told_beside(run: Run, slow: SlowDelay | None) -> tuple[str, ...]:
+    """The reason beside a verdict: what limits under a fault may be nobody's limit without it. Empty without faults."""
+    spans = fault_spans(run)
+    if not spans:
+        return ()
+    if run.ended.empty:
+        return (f"faults befell the run ({_named(spans)})",)
+    met = met_a_fault(run.ended, spans)
+    bad = ~run.ended["ok"]
+    if slow is not None:
+        end = "first_token_s" if slow.until == "first_token" else "done_s"
+        bad |= run.ended[end] - run.ended["intended_s"] >= slow.threshold_s
+    share = (
+        f": {percent(float(met[bad].mean()))} of the slow and failed requests met one"
+        if bad.any()
+        else ""
+    )
+    return (f"faults befell the run ({_named(spans)}){share}, {percent(float(met.mean()))} of all",)
