@@ -31,6 +31,8 @@ RUN_COLOURS: Final = ("#0072B2", "#D55E00")
 RUN_STYLES: Final = ("-", (0, (4, 1.5)))
 INK: Final = "#222222"
 GREY: Final = "#8A8F98"
+# Warm, since areas of data are grey.
+_SHADE: Final = "#E69F00"
 _DPI: Final = 200
 _SIZE_PT: Final = 9.0
 
@@ -82,7 +84,7 @@ class Canvas:
         shown = [(a, min(b, right)) for a, b in spans if a < right]
         for i, (a, b) in enumerate(shown):
             self.axes.axvspan(
-                a, b, color=INK, alpha=0.1, linewidth=0, zorder=0, label="" if i else label
+                a, b, color=_SHADE, alpha=0.2, linewidth=0, zorder=0, label="" if i else label
             )
         self.axes.set_xlim(low, right)
 

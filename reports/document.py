@@ -237,7 +237,7 @@ def _sections(runs: Labelled, judged: Sequence[Judged], draw: _Drawer) -> list[S
             ],
         ),
         *(
-            [Section("Faults", tables=faults, note="Grey bands in the figures over time.")]
+            [Section("Faults", tables=faults, note="Shaded in the figures over time.")]
             if faults
             else []
         ),
