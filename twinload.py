@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import signal
 import sys
 import time
@@ -41,8 +43,11 @@ def main() -> NoReturn:
             raise
         _complain(str(error))
         sys.exit(BAD_INPUT)
-    except FileExistsError as error:
-        _complain(str(error))
+    except OSError as error:
+        # With a file's name it is about a path that somebody gave; one without comes from elsewhere.
+        if error.filename is None and not isinstance(error, FileExistsError):
+            raise
+        _complain(_about_a_path(error))
         sys.exit(BAD_INPUT)
     except Exception as error:
         if not _is_failed_run(error):
@@ -69,6 +74,26 @@ def _interrupt(_number: int, _frame: object) -> NoReturn:
 
 def _complain(message: str) -> None:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
+
+
+def _about_a_path(error: OSError) -> str:
+    """The path, what is wrong with it and what to do; a message of ours as it is."""
+    if error.filename is None:
+        return str(error)
+    advice = _PATH_ADVICE.get(error.errno or 0, f"{error.strerror}; name another path")
+    return f"{os.fsdecode(error.filename)}: {advice}"
+
+
+_PATH_ADVICE = {
+    errno.EEXIST: "a file stands where a folder is wanted; name another folder",
+    errno.ENOTDIR: "a file stands where a folder is wanted; name another folder",
+    errno.EISDIR: "a folder stands where a file is wanted; name another file",
+    errno.ENOENT: "no such file or folder, and it cannot be made there; name another path",
+    errno.EACCES: "no permission; name a path that you may use",
+    errno.EPERM: "no permission; name a path that you may use",
+    errno.EROFS: "the file system is read-only; name another path",
+    errno.ENOSPC: "no space is left on the disk; make some, or name another path",
+}
 
 
 def _is_bad_input(error: ValueError) -> bool:

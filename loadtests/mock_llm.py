@@ -54,9 +54,9 @@ class MockOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def serve(options: MockOptions) -> None:
-    """Serve until SIGTERM or SIGINT. Raises ConfigError when the port cannot be used."""
+    """Serve until SIGTERM or SIGINT. Raises ConfigError when the port or the log cannot be used."""
     stop = stop_on_signals()
-    log = None if options.log is None else AttemptLog(options.log)
+    log = None if options.log is None else _attempt_log(options.log)
     mock = build_mock_app(
         options.profile,
         options.seed,
@@ -84,6 +84,13 @@ async def serve(options: MockOptions) -> None:
                 logger.warning("%s", verdict.reason)
         if log is not None:
             log.close()
+
+
+def _attempt_log(path: Path) -> AttemptLog:
+    try:
+        return AttemptLog(path)
+    except OSError as error:
+        raise ConfigError(f"--log {path}: {error.strerror}; name another file") from None
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -132,8 +139,6 @@ def _options(arguments: argparse.Namespace) -> MockOptions:
         raise ConfigError(f"--port {arguments.port}: must be 0 to 65535")
     if arguments.batch_concurrency < 1:
         raise ConfigError(f"--batch-concurrency {arguments.batch_concurrency}: must be at least 1")
-    if arguments.log is not None and not arguments.log.parent.is_dir():
-        raise ConfigError(f"--log {arguments.log}: the folder does not exist")
     return MockOptions(
         profile=profile.model_copy(update=changes),
         seed=arguments.seed,

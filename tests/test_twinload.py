@@ -156,6 +156,56 @@ def test_bad_input_gets_a_line_that_names_it_and_status_2(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["simulate", "chat", "--out", "/proc/foo"], "/proc/foo: no such file or folder"),
+        (["simulate", "chat", "--out", "file"], "file: a file stands where a folder is wanted"),
+        (["simulate", "chat", "--out", "file/x"], "file/x: a file stands where a folder is"),
+        (["demo", "--json", "--out", "file"], "file/live: cannot be written"),
+        (["sweep", "mm1", "--vary", "seed=1", "--out", "/proc/x"], "/proc/x: no such file or"),
+        (["sweep", "mm1", "--points", "empty.json"], "empty.json: expected a list of one or more"),
+        (["profile", "fit", "calls.csv", "--out", "nodir/x"], "nodir/x: no such file or folder"),
+        (["profile", "fit", "calls.csv", "--out", "folder"], "folder: a folder stands where a"),
+        (["profile", "fit", "binary.yaml"], "binary.yaml: not text in UTF-8"),
+        (["cache", "evaluate", "--figure", "nodir/x.png"], "nodir/x.png: no such file or folder"),
+        (["mock", "--log", "/proc/x"], "--log /proc/x: No such file or directory"),
+        (["simulate", "demo", "--replay", "junk"], "junk: not a run that can be replayed"),
+    ],
+    ids=" ".join,
+)
+def test_a_path_that_cannot_be_used_is_one_line_with_advice_before_any_work(
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    said: str,
+) -> None:
+    async def never(*_arguments: object) -> None:
+        pytest.fail("evaluated before the path was looked at")
+
+    monkeypatch.setattr("reference_impl.caches.evaluation.evaluate", never)
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty.json").write_text("[]")
+    (tmp_path / "binary.yaml").write_bytes(b"\x80\xff\x00")
+    calls = "".join(f"{100 + i},{20 + i},0.5,{2 + i / 10}\n" for i in range(30))
+    (tmp_path / "calls.csv").write_text("input_tokens,output_tokens,ttft_s,duration_s\n" + calls)
+    if "junk" in arguments:
+        command("simulate", "demo", "--set", "horizon_s=2", "--out", "junk")
+        with (tmp_path / "junk" / "events.jsonl").open("a") as events:
+            events.write("junk\n")
+    before = sorted(tmp_path.rglob("*"))
+    result = command(*arguments)
+    assert result.status == 2
+    assert result.err.startswith("error: ")
+    assert said in result.err
+    assert result.err.count("\n") == 1
+    assert result.out == ""
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_a_run_is_never_written_over_another(command: Command, tmp_path: Path) -> None:
     command("simulate", "demo", "--set", "horizon_s=2", "--out", "run")
     before = read_requests(tmp_path / "run")

@@ -11,6 +11,7 @@ from reference_impl.caches.semantic.accuracy import LABELLED_PAIRS, Evaluation, 
 from reference_impl.caches.semantic.embedder import EmbedderUnavailable
 from reference_impl.caches.semantic.minilm import MiniLMEmbedder
 from reference_impl.caches.semantic.smart_cache import DEFAULT_THRESHOLD
+from reference_impl.output_paths import check_output_file
 
 __all__ = ["MIN_PRECISION", "MIN_RECALL", "cache", "describe", "draw_curve"]
 
@@ -134,6 +135,8 @@ def evaluate_command(
 
     PAIRS_FILE has four columns divided by tabs under the header `same kind first second`: 0 or 1, a word, two prompts.
     """
+    if figure is not None:
+        check_output_file(figure)
     try:
         evaluation = asyncio.run(evaluate(read_pairs(pairs_file), MiniLMEmbedder()))
     except (ValueError, EmbedderUnavailable) as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, TextIO
 
+from reference_impl.output_paths import check_output_folder
 from simulation.experiments.errors import ExperimentError
 from simulation.experiments.measuring import Row
 
@@ -30,7 +31,8 @@ class Journal:
         identity: what was asked, and by which code; written beside the results.
         resume: go on with what is there.
 
-    Raises ExperimentError where results are there and `resume` is not set, or other code made them.
+    Raises ExperimentError where results are there and `resume` is not set, or other code made them; OSError where
+    nothing can be written.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, object], *, resume: bool) -> None:
@@ -43,6 +45,7 @@ class Journal:
                 )
             self._check_code(folder / IDENTITY_FILE, identity)
             self._read()
+        check_output_folder(folder)
         self._identity = json.dumps(dict(identity), indent=2, sort_keys=True)
         self._file: TextIO | None = None
 

@@ -41,8 +41,12 @@ def read_points(path: Path) -> list[Point]:
         points: Any = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ExperimentError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
-    if not isinstance(points, list) or not all(isinstance(p, dict) and p for p in points):
-        raise ExperimentError(f"{path}: expected a list of mappings (field: value)")
+    if (
+        not isinstance(points, list)
+        or not points
+        or not all(isinstance(p, dict) and p for p in points)
+    ):
+        raise ExperimentError(f"{path}: expected a list of one or more mappings (field: value)")
     return points
 
 

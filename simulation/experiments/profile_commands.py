@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import yaml
 
+from reference_impl.output_paths import check_output_file
 from simulation.models.profile_fit import fit_profile
 
 __all__ = ["profile"]
@@ -34,6 +35,8 @@ def profile() -> None:
 )
 def fit(file: Path, name: str, out: Path | None, as_json: bool) -> None:
     """Fit a profile to FILE (CSV or JSON Lines with input_tokens, output_tokens, ttft_s, duration_s)."""
+    if out is not None:
+        check_output_file(out)
     fitted = fit_profile(file, name=name)
     document = fitted.profile.model_dump(mode="json")
     text = yaml.safe_dump(document, sort_keys=False)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
 
+from reference_impl.telemetry import SystemEvent
 from reference_impl.telemetry.run_folder import RunWriter, read_events, read_requests
 from simulation.scenario.errors import ScenarioError
 from simulation.scenario.manifest import Manifest
@@ -90,7 +91,8 @@ def replay_of(live: Path) -> Replay:
     manifest = Manifest.read(live)
     try:
         requests = read_requests(live, ["request_id", "sent_s"])
-    except (OSError, ValueError) as error:
+        events = read_events(live)
+    except (OSError, ValueError, msgspec.MsgspecError) as error:
         raise ScenarioError(f"{live}: not a run that can be replayed: {error}") from None
     workload = CompiledWorkload.load(live / WORKLOAD_FILE)
     sent_s = np.full(len(workload), np.nan)
@@ -104,17 +106,17 @@ def replay_of(live: Path) -> Replay:
         for batch in workload.batches
         if batch.first_id in submitted_s
     }
-    return Replay(workload.replaying(sent_s, batches_sent_s), _lead_s(live, manifest))
+    return Replay(workload.replaying(sent_s, batches_sent_s), _lead_s(events, manifest))
 
 
-def _lead_s(live: Path, manifest: Manifest) -> float:
+def _lead_s(events: Sequence[SystemEvent], manifest: Manifest) -> float:
     """From the instant at which the last of the initial instances was ready to the instant 0 of the load."""
     deployment = manifest.scenario.get("deployment")
     instances = deployment.get("instances") if isinstance(deployment, dict) else None
     initial = instances.get("initial") if isinstance(instances, dict) else None
     ready_s = [
         event.t_s
-        for event in read_events(live)
+        for event in events
         if event.kind == "instance" and event.detail.get("state") == "ready"
     ]
     if not isinstance(initial, int) or len(ready_s) < initial:

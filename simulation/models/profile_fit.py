@@ -139,8 +139,9 @@ def read_measurements(path: Path) -> Measurement:
     """Read the columns; rows that are not finite, or whose duration is shorter than their first token, are errors."""
     try:
         text = path.read_text("utf-8")
-    except OSError as error:
-        raise FitError(f"{path}: {error.strerror}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        wrong = error.strerror if isinstance(error, OSError) else "not text in UTF-8"
+        raise FitError(f"{path}: {wrong}; expected CSV or JSON Lines") from error
     rows: Sequence[dict[str, Any]]
     try:
         if path.suffix in (".jsonl", ".ndjson"):

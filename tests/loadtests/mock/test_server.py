@@ -259,7 +259,7 @@ def test_its_process_loads_neither_simpy_nor_locust() -> None:
         (("--keys", "/nowhere.yaml"), "key file /nowhere.yaml: No such file"),
         (("--prices", "/nowhere.yaml"), "price file /nowhere.yaml: No such file"),
         (("--speedup", "0"), "--speedup 0: must be greater than 0"),
-        (("--log", "/nowhere/log"), "--log /nowhere/log: the folder does not exist"),
+        (("--log", "/nowhere/log"), "--log /nowhere/log: No such file or directory"),
         (("--port", "70000"), "--port 70000: must be 0 to 65535"),
     ],
 )
