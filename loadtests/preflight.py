@@ -13,7 +13,7 @@ from loadtests.locust_processes import SwarmOptions
 from loadtests.servers import wanted_servers
 from loadtests.target import BadTarget, parse_target
 from reference_impl.live.services.server_process import ServiceUnavailable
-from simulation.scenario.manifest import MANIFEST_NAME
+from simulation.scenario.manifest import check_unused
 from simulation.scenario.schema import Scenario
 from simulation.scenario.workload import CompiledWorkload
 
@@ -35,8 +35,10 @@ def check(
 ) -> SwarmOptions:
     """The options as they suit the target. Raises SwarmRefused."""
     _check_options(options)
-    if (out / MANIFEST_NAME).exists():
-        raise SwarmRefused(f"{out} already holds a run; name another folder")
+    try:
+        check_unused(out)
+    except FileExistsError as error:
+        raise SwarmRefused(str(error)) from None
     if target_url is None:
         _check_servers(scenario)
         return options

@@ -28,15 +28,12 @@ from loadtests.status import Failed, Finished, Progress, Started
 from loadtests.stored_batches import StoredBatches, stored_batches
 from loadtests.validity import validity
 from reference_impl.database.errors import DatabaseError
-from simulation.scenario.manifest import Manifest
+from simulation.scenario.manifest import RAW, WORKLOAD_FILE, Manifest
 from simulation.scenario.schema import Scenario, scenario_sha256
 from simulation.scenario.workload import CompiledWorkload
 
 __all__ = ["SwarmError", "SwarmOptions", "SwarmProgress", "run_swarm"]
 
-WORKLOAD_FILE: Final = "workload.npz"
-# What the processes of a run wrote, each for itself.
-RAW: Final = "raw"
 POLL_S: Final = 0.1
 # Beyond horizon and drain: starting the injectors, and their last reports.
 MARGIN_S: Final = 60.0

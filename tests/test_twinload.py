@@ -215,6 +215,43 @@ def test_a_run_is_never_written_over_another(command: Command, tmp_path: Path) -
     assert read_requests(tmp_path / "run").equals(before)
 
 
+@pytest.mark.parametrize(
+    "left", ["manifest.json", "workload.npz", "raw", "events.jsonl", "requests.parquet.partial"]
+)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("simulate", "demo", "--set", "horizon_s=2"),
+        ("swarm", "demo", "--set", "horizon_s=2"),
+        ("sweep", "mm1", "--vary", "seed=1", "--workers", "1"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_folder_with_anything_of_a_run_is_refused_and_left_as_it_is(
+    command: Command, tmp_path: Path, arguments: tuple[str, ...], left: str
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / left).write_text("of a run that was killed")
+    result = command(*arguments, "--out", "run")
+    assert (result.status, result.out) == (2, "")
+    assert f"run already holds a run ({left}); name another folder" in result.err
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [left]
+    assert (tmp_path / "run" / left).read_text() == "of a run that was killed"
+
+
+@pytest.mark.parametrize("kind", ["redis_outage", "database_outage", "broker_outage"])
+def test_a_fault_that_does_not_fit_names_the_scenario_and_leaves_the_folder_free(
+    command: Command, tmp_path: Path, kind: str
+) -> None:
+    mine = "workload: {arrivals: {kind: constant, rate_per_s: 1}}\nhorizon_s: 2\n"
+    (tmp_path / "mine.yaml").write_text(f"{mine}faults: [{{kind: {kind}, at_s: 1}}]\n")
+    result = command("simulate", "mine.yaml", "--out", "run")
+    assert result.status == 2
+    assert result.err.startswith("error: mine.yaml: faults.0: there is no ")
+    (tmp_path / "mine.yaml").write_text(mine)
+    assert command("simulate", "mine.yaml", "--out", "run").status == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_simulation_keeps_what_it_recorded_and_is_marked_incomplete(
     tmp_path: Path, number: signal.Signals

@@ -22,6 +22,7 @@ __all__ = [
     "REQUESTS_FILE",
     "STATIONS_FILE",
     "RunWriter",
+    "partial_of",
     "read_events",
     "read_requests",
     "read_stations",
@@ -38,17 +39,21 @@ BATCH_ROWS: Final = 8192
 class RunWriter:
     """Writes the tables of one run. Use as a context manager; `close()` keeps whatever was recorded.
 
-    Raises FileExistsError if the folder already holds a run.
+    Raises FileExistsError if the folder already holds a run, or what is left of one.
     """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / REQUESTS_FILE).exists():
-            raise FileExistsError(f"{folder} already holds a run; name another folder")
+        tables = (folder / REQUESTS_FILE, folder / STATIONS_FILE)
+        for path in (*tables, *map(partial_of, tables), folder / EVENTS_FILE):
+            if path.exists():
+                raise FileExistsError(
+                    f"{folder} already holds a run ({path.name}); name another folder"
+                )
         self.folder = folder
-        self._requests = _Table(folder / REQUESTS_FILE, RequestRecord)
-        self._stations = _Table(folder / STATIONS_FILE, StationSample)
-        self._events: IO[bytes] = (folder / EVENTS_FILE).open("wb")
+        self._events: IO[bytes] = (folder / EVENTS_FILE).open("xb")
+        self._requests = _Table(tables[0], RequestRecord)
+        self._stations = _Table(tables[1], StationSample)
         self.request = self._requests.append
         self.station = self._stations.append
 
@@ -73,6 +78,11 @@ class RunWriter:
         self.close()
 
 
+def partial_of(table: Path) -> Path:
+    """Where a table grows until it is whole."""
+    return table.with_name(table.name + ".partial")
+
+
 class _Table:
     """A Parquet file that grows by batches of one struct type."""
 
@@ -82,7 +92,7 @@ class _Table:
 
         self._pa = pa
         self._path = path
-        self._partial = path.with_name(path.name + ".partial")
+        self._partial = partial_of(path)
         self._schema = pa.schema(
             [(f.name, _arrow_type(pa, f)) for f in msgspec.structs.fields(row_type)]
         )

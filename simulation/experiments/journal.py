@@ -16,11 +16,19 @@ from typing import Final, TextIO
 from reference_impl.output_paths import check_output_folder
 from simulation.experiments.errors import ExperimentError
 from simulation.experiments.measuring import Row
+from simulation.scenario.manifest import check_unused
 
 __all__ = ["IDENTITY_FILE", "RESULTS_FILE", "Journal"]
 
 RESULTS_FILE: Final = "results.jsonl"
 IDENTITY_FILE: Final = "experiment.json"
+
+# What decides on the tables that are written beside the results.
+_QUESTION: Final = {
+    "experiment": "another experiment",
+    "scenario": "another scenario",
+    "asked": "other points or options",
+}
 
 
 class Journal:
@@ -31,8 +39,8 @@ class Journal:
         identity: what was asked, and by which code; written beside the results.
         resume: go on with what is there.
 
-    Raises ExperimentError where results are there and `resume` is not set, or other code made them; OSError where
-    nothing can be written.
+    Raises ExperimentError where results are there and `resume` is not set, or other code made them, or another question;
+    OSError where nothing can be written, FileExistsError where a run is.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, object], *, resume: bool) -> None:
@@ -43,8 +51,10 @@ class Journal:
                 raise ExperimentError(
                     f"{folder}: holds results already; --resume goes on with them, --out chooses another folder"
                 )
-            self._check_code(folder / IDENTITY_FILE, identity)
+            self._check_identity(folder / IDENTITY_FILE, identity)
             self._read()
+        else:
+            check_unused(folder)
         check_output_folder(folder)
         self._identity = json.dumps(dict(identity), indent=2, sort_keys=True)
         self._file: TextIO | None = None
@@ -82,7 +92,7 @@ class Journal:
         file.flush()
         os.fsync(file.fileno())
 
-    def _check_code(self, path: Path, identity: Mapping[str, object]) -> None:
+    def _check_identity(self, path: Path, identity: Mapping[str, object]) -> None:
         try:
             before = json.loads(path.read_text("utf-8"))
         except (OSError, ValueError) as error:
@@ -91,6 +101,11 @@ class Journal:
             if before.get(field) != identity.get(field):
                 raise ExperimentError(
                     f"{path}: the results there were made with another {field}; start afresh with another --out"
+                )
+        for field, other in _QUESTION.items():
+            if before.get(field) != identity.get(field):
+                raise ExperimentError(
+                    f"{path}: the results there are of {other}; --out chooses another folder"
                 )
 
     def _read(self) -> None:

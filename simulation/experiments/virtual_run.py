@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -12,14 +12,12 @@ import numpy as np
 from reference_impl.telemetry import SystemEvent
 from reference_impl.telemetry.run_folder import RunWriter, read_events, read_requests
 from simulation.scenario.errors import ScenarioError
-from simulation.scenario.manifest import Manifest
+from simulation.scenario.manifest import WORKLOAD_FILE, Manifest, check_unused
 from simulation.scenario.schema import Scenario, scenario_sha256
 from simulation.scenario.workload import CompiledWorkload
 from simulation.world import SimulationSummary, simulate
 
-__all__ = ["WORKLOAD_FILE", "Provenance", "Replay", "replay_of", "run_virtual"]
-
-WORKLOAD_FILE: Final = "workload.npz"
+__all__ = ["Provenance", "Replay", "replay_of", "run_virtual"]
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +45,7 @@ def run_virtual(
 
     Raises FileExistsError if `out` holds a run already, and what `simulate` raises.
     """
+    check_unused(out)
     with RunWriter(out) as run:
         manifest = Manifest(
             world="virtual",

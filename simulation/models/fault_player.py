@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Literal, Protocol
+from typing import Literal, Protocol
 
 from reference_impl.telemetry import SystemEvent
 from simulation.models.network import Link
-from simulation.scenario.errors import ScenarioError
 from simulation.scenario.faults import (
     BackendFault,
     FaultWindow,
@@ -19,13 +18,6 @@ from simulation.scenario.faults import (
 from simulation.scenario.random_streams import uniforms
 
 __all__ = ["FaultPlayer", "Server"]
-
-# What a deployment without the server would have to say.
-_NEEDS: Final = {
-    "redis_outage": "there is no Redis to be away; set deployment.cache.shared to redis",
-    "database_outage": "there is no database to be away; set deployment.database.ledger to postgres or sqlite",
-    "broker_outage": "there is no broker to be away; set deployment.queue.broker to rabbitmq, redis or kafka",
-}
 
 
 class Server(Protocol):
@@ -56,10 +48,7 @@ class FaultPlayer:
         links: by the names that faults use.
         origin_s: the start of the run on the loop's clock.
         instances: the fleet that instance faults befall.
-        servers: what an outage of a kind befalls; the deployment has no others.
-
-    Raises:
-        ScenarioError: the deployment lacks what a fault befalls: better no run than one that leaves it out.
+        servers: what an outage of a kind befalls; a `Scenario` has no outages of others.
     """
 
     def __init__(
@@ -81,9 +70,6 @@ class FaultPlayer:
         self._away: Counter[str] = Counter()
         loop = asyncio.get_running_loop()
         for number, window in enumerate(windows):
-            kind = window.fault.kind
-            if kind in _NEEDS and kind not in servers:
-                raise ScenarioError(f"faults.{window.index}: {_NEEDS[kind]}")
             loop.call_at(origin_s + window.from_s, self._begin, number, window)
 
     def _begin(self, number: int, window: FaultWindow) -> None:

@@ -1,19 +1,40 @@
-"""The manifest of a run: what was run, on what, and whether it ended as planned. `manifest.json` in the run's folder."""
+"""The manifest of a run: what was run, on what, and whether it ended as planned. `manifest.json` in the run's folder.
+
+And whether a folder is free for a run.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
+from reference_impl.telemetry.run_folder import (
+    EVENTS_FILE,
+    REQUESTS_FILE,
+    STATIONS_FILE,
+    partial_of,
+)
 from simulation.scenario.errors import ScenarioError
 
-__all__ = ["MANIFEST_NAME", "Manifest"]
+__all__ = ["MANIFEST_NAME", "RAW", "WORKLOAD_FILE", "Manifest", "check_unused"]
 
-MANIFEST_NAME = "manifest.json"
+MANIFEST_NAME: Final = "manifest.json"
+WORKLOAD_FILE: Final = "workload.npz"
+# What the processes of a live run wrote, each for itself.
+RAW: Final = "raw"
+
+
+def check_unused(folder: Path) -> None:
+    """Raise FileExistsError where `folder` holds anything of a run, finished or killed, or a file under such a name."""
+    tables = (Path(REQUESTS_FILE), Path(STATIONS_FILE))
+    names = (MANIFEST_NAME, REQUESTS_FILE, STATIONS_FILE, EVENTS_FILE, WORKLOAD_FILE, RAW)
+    for name in (*names, *(partial_of(table).name for table in tables)):
+        if (folder / name).exists():
+            raise FileExistsError(f"{folder} already holds a run ({name}); name another folder")
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):

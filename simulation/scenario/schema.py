@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import PurePath
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -162,6 +162,14 @@ def _named_profile(value: Any) -> Any:
     return value
 
 
+# What a deployment without the server would have to say.
+_OUTAGE_NEEDS: Final = {
+    "redis_outage": "there is no Redis to be away; set deployment.cache.shared to redis",
+    "database_outage": "there is no database to be away; set deployment.database.ledger to postgres or sqlite",
+    "broker_outage": "there is no broker to be away; set deployment.queue.broker to rabbitmq, redis or kafka",
+}
+
+
 class Scenario(Spec):
     """Everything that a run needs; immutable.
 
@@ -217,6 +225,20 @@ class Scenario(Spec):
                 "workload.batches: nothing here takes batches; set deployment.queue.broker to rabbitmq, redis or kafka, and "
                 "deployment.database.ledger to sqlite or postgres"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _faults_have_what_they_befall(self) -> Scenario:
+        """Better no run than one that leaves a fault out."""
+        deployment = self.deployment
+        there = {
+            "redis_outage": deployment.cache.enabled and deployment.cache.shared != "none",
+            "database_outage": deployment.database.ledger in ("postgres", "sqlite"),
+            "broker_outage": deployment.queue.broker != "none",
+        }
+        for index, fault in enumerate(self.faults):
+            if not there.get(fault.kind, True):
+                raise ValueError(f"faults.{index}: {_OUTAGE_NEEDS[fault.kind]}")
         return self
 
     def fault_windows(self) -> tuple[FaultWindow, ...]:

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
 from reference_impl.telemetry import STAGES
-from simulation.scenario.errors import ScenarioError
-from simulation.scenario.spec import load_scenario
-from simulation.scenario.workload import compile_workload
 from tests.simulation.runs import Recorded, play
 
 STEADY: dict[str, object] = {
@@ -101,10 +96,3 @@ def test_a_fault_of_an_instance_that_does_not_run_is_told_and_changes_nothing() 
     run = played(kind="instance_crash", instance="instance-9")
     assert (20.0, "instance-9", "missed") in states(run)
     assert {r.outcome for r in run.requests} == {"ok"}
-
-
-def test_a_fault_of_what_does_not_exist_is_refused() -> None:
-    fault = {"kind": "broker_outage", "at_s": 1.0}
-    scenario = load_scenario("demo", {"faults": [fault]})
-    with pytest.raises(ScenarioError, match=r"faults\.0: there is no broker"):
-        play(scenario, workload=compile_workload(scenario))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,14 @@ def test_a_folder_that_holds_a_run_is_never_written_over(tmp_path: Path) -> None
     RunWriter(tmp_path).close()
     with pytest.raises(FileExistsError, match="already holds a run"):
         RunWriter(tmp_path)
+
+
+@pytest.mark.parametrize("left", ["events.jsonl", "stations.parquet", "requests.parquet.partial"])
+def test_what_a_killed_run_left_is_not_written_over(tmp_path: Path, left: str) -> None:
+    (tmp_path / left).write_text("mine")
+    with pytest.raises(FileExistsError, match=re.escape(f"already holds a run ({left})")):
+        RunWriter(tmp_path)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(left, "mine")]
 
 
 def test_a_table_is_not_there_before_it_is_whole(tmp_path: Path) -> None:

@@ -94,6 +94,16 @@ def test_a_second_time_needs_resume_and_then_simulates_nothing() -> None:
     assert journal.read_bytes() == before
 
 
+def test_going_on_with_other_points_is_refused_and_replaces_nothing() -> None:
+    arguments = ["sweep", *SMALL, "--out", "kept", "--vary"]
+    document(*arguments, f"{RATE}=0.2,0.8")
+    before = {path.name: path.read_bytes() for path in Path("kept").iterdir()}
+    refused = invoke(*arguments, f"{RATE}=0.3", "--resume")
+    assert isinstance(refused.exception, ScenarioError)
+    assert "are of other points or options; --out chooses another" in str(refused.exception)
+    assert {path.name: path.read_bytes() for path in Path("kept").iterdir()} == before
+
+
 def test_points_come_from_a_file_too() -> None:
     Path("points.yaml").write_text(f"- {{{RATE}: 0.2}}\n- {{{RATE}: 0.5, seed: 7}}\n")
     found = document("sweep", *SMALL, "--points", "points.yaml")

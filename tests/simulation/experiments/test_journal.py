@@ -69,6 +69,14 @@ def test_results_of_other_code_are_not_gone_on_with(tmp_path: Path, field: str) 
         Journal(tmp_path, {field: "two"}, resume=True)
 
 
+@pytest.mark.parametrize("field", ["experiment", "scenario", "asked"])
+def test_results_of_another_question_are_not_gone_on_with(tmp_path: Path, field: str) -> None:
+    with Journal(tmp_path, {field: "one"}, resume=False) as journal:
+        journal.record("a", ROW)
+    with pytest.raises(ExperimentError, match=r"the results there are of (an)?other \w+"):
+        Journal(tmp_path, {field: "two"}, resume=True)
+
+
 def test_results_without_a_word_of_their_origin_are_refused(tmp_path: Path) -> None:
     with Journal(tmp_path, {}, resume=False) as journal:
         journal.record("a", ROW)

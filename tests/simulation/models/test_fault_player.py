@@ -101,7 +101,7 @@ def test_a_share_of_the_attempts_fails_by_the_luck_of_each() -> None:
 
 
 def test_a_fault_that_nothing_can_play_is_refused_and_not_left_out() -> None:
-    with pytest.raises(ScenarioError, match=r"^faults\.0: there is no broker to be away"):
+    with pytest.raises(ScenarioError, match=r"^mm1 with overrides: faults\.0: there is no broker"):
         played([{"kind": "broker_outage", "at_s": 3}])
 
 
@@ -113,6 +113,7 @@ def test_an_outage_of_a_server_that_there_is_not_names_the_setting_that_it_needs
     kind: str, setting: str
 ) -> None:
     with pytest.raises(
-        ScenarioError, match=rf"^faults\.0: there is no .*set deployment\.{setting}"
+        ScenarioError,
+        match=rf"^mm1 with overrides: faults\.0: there is no .*set deployment\.{setting}",
     ):
         played([{"kind": kind, "at_s": 3}])

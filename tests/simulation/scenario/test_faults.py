@@ -16,7 +16,7 @@ def faults(text: str) -> tuple[Fault, ...]:
 def test_scheduled_faults_come_in_order_of_time_and_not_after_the_horizon() -> None:
     planned = faults(
         "[{kind: endpoint_529, at_s: 50, duration_s: 5}, {kind: instance_crash, at_s: 10, duration_s: 3},"
-        " {kind: redis_outage, at_s: 500},"
+        " {kind: instance_hang, at_s: 500},"
         " {kind: link_latency, at_s: 10, link: gateway_instance, extra_s: {kind: exponential, mean: 0.1}}]"
     )
     windows = fault_windows(planned, seed=1, horizon_s=100)
@@ -40,6 +40,6 @@ def test_faults_by_luck_come_at_their_rate_and_again_for_the_same_seed() -> None
 
 def test_one_fault_does_not_change_the_luck_of_another() -> None:
     one = faults("[{kind: instance_hang, rate_per_hour: 60}]")
-    two = faults("[{kind: instance_hang, rate_per_hour: 60}, {kind: broker_outage, rate_per_hour: 60}]")  # fmt: skip
+    two = faults("[{kind: instance_hang, rate_per_hour: 60}, {kind: endpoint_500, rate_per_hour: 60}]")  # fmt: skip
     first = [w.from_s for w in fault_windows(one, 1, 10_000)]
     assert first == [w.from_s for w in fault_windows(two, 1, 10_000) if w.index == 0]
