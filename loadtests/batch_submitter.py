@@ -19,8 +19,7 @@ from gevent.event import Event
 from gevent.pool import Group
 
 from loadtests.batch_rows import BATCHES_FILE, BatchRow
-from loadtests.injector import API_VERSION
-from loadtests.target import parse_target
+from loadtests.target import API_VERSION, parse_target
 from reference_impl.errors import error_for_status
 from reference_impl.telemetry import SystemEvent
 from reference_impl.telemetry.run_log import EVENTS_PATTERN

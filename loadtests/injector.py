@@ -22,6 +22,7 @@ from loadtests.client_rows import ClientRow, RowWriter
 from loadtests.http_client import HttpClient
 from loadtests.metrics import ClientMetrics
 from loadtests.reply import Reply
+from loadtests.target import API_VERSION, PATH
 from reference_impl.messages import ATTEMPT_STRIDE, TAG_HEADER, RequestTag
 from reference_impl.prices import load_prices
 from reference_impl.telemetry import Outcome
@@ -31,8 +32,6 @@ from simulation.scenario.workload import CompiledWorkload
 
 __all__ = ["Injector", "InjectorOptions"]
 
-API_VERSION: Final = "2023-06-01"
-PATH: Final = "/v1/messages"
 FLUSH_INTERVAL_S: Final = 0.5
 RETRY_BACKOFF_S: Final = 0.5
 RETRY_BACKOFF_MAX_S: Final = 8.0

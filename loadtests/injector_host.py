@@ -12,10 +12,11 @@ from loadtests.batch_submitter import BatchSubmitter
 from loadtests.client_rows import ClientRow, RowWriter, rows_file
 from loadtests.conductor import FINISHED_MESSAGE, START_MESSAGE, boot_id
 from loadtests.http_client import HttpClient
-from loadtests.injector import PATH, Injector, InjectorOptions
+from loadtests.injector import Injector, InjectorOptions
 from loadtests.metrics import ClientMetrics
 from loadtests.reply import Reply
 from loadtests.split import rows_of_injector
+from loadtests.target import PATH
 from simulation.scenario.workload import CompiledWorkload
 
 __all__ = ["InjectorHost"]

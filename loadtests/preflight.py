@@ -11,7 +11,8 @@ import msgspec
 
 from loadtests.locust_processes import SwarmOptions
 from loadtests.servers import wanted_servers
-from loadtests.target import BadTarget, parse_target
+from loadtests.target import BadTarget
+from loadtests.target_probe import probe
 from reference_impl.live.services.server_process import ServiceUnavailable
 from simulation.scenario.manifest import check_unused
 from simulation.scenario.schema import Scenario
@@ -32,6 +33,7 @@ def check(
     out: Path,
     options: SwarmOptions,
     target_url: str | None,
+    api_key: str,
 ) -> SwarmOptions:
     """The options as they suit the target. Raises SwarmRefused."""
     _check_options(options)
@@ -42,12 +44,12 @@ def check(
     if target_url is None:
         _check_servers(scenario)
         return options
-    _check_target(target_url)
     if workload.batches:
         raise SwarmRefused(
             "workload.batches: what becomes of a batch is read from the ledger, which a target does not show; run against "
             "the scenario's own system (no --target), or leave batches out (--set workload.batches=[])"
         )
+    _check_target(target_url, api_key)
     tags = options.tags and urlsplit(target_url).hostname in LOOPBACK
     return msgspec.structs.replace(options, tags=tags)
 
@@ -85,15 +87,8 @@ def _check_servers(scenario: Scenario) -> None:
             raise SwarmRefused(server.missing(error)) from None
 
 
-def _check_target(url: str) -> None:
-    """Whether something listens there."""
+def _check_target(url: str, api_key: str) -> None:
     try:
-        host, port, _ = parse_target(url)
-        with socket.create_connection((host, port), timeout=5.0):
-            pass
+        probe(url, api_key)
     except BadTarget as error:
         raise SwarmRefused(str(error)) from None
-    except OSError as error:
-        raise SwarmRefused(
-            f"target {url}: {error.strerror or error}; is it running, and is the port right?"
-        ) from None

@@ -95,7 +95,7 @@ def run_swarm(
         options, workers=workers or options.workers, web=web or options.web
     )
     out = out.resolve()
-    options = check(scenario, workload, out, options, target_url)
+    options = check(scenario, workload, out, options, target_url, api_key)
     web_port = free_page_port(options) if options.web else None
     try:
         (out / RAW).mkdir(parents=True, exist_ok=True)

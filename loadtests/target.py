@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
 from urllib.parse import urlsplit
 
-__all__ = ["BadTarget", "parse_target"]
+__all__ = ["API_VERSION", "PATH", "BadTarget", "parse_target"]
+
+API_VERSION: Final = "2023-06-01"
+PATH: Final = "/v1/messages"
 
 
 class BadTarget(ValueError):

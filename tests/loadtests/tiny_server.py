@@ -52,6 +52,9 @@ class Application:
             body += message.get("body", b"")
             if not message.get("more_body"):
                 break
+        if body == b"{}":  # the question before a run, which is none of its requests
+            await self.answer(send, 400, b'{"error":{"type":"invalid_request_error"}}')
+            return
         headers = {k.decode(): v.decode() for k, v in scope["headers"]}
         self.seen.append(
             {"tag": headers.get("x-twinload-request", ""), "key": headers.get("x-api-key", "")}
