@@ -30,13 +30,17 @@ OK, FAILED, BAD_INPUT = 0, 1, 2
 def main() -> NoReturn:
     """Entry point: 0, or 2 for bad input, or 1. Errors are one line on standard error."""
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, _interrupt)
     try:
         cli.main(standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(BAD_INPUT)
-    except (click.Abort, KeyboardInterrupt):
-        _complain("interrupted; what was recorded so far is kept and marked incomplete")
+    except (click.Abort, KeyboardInterrupt) as error:
+        # What is kept, if anything, is said by the command that was at work; click hides that behind its own.
+        kept = str(error.__cause__ or error)
+        _complain(f"interrupted; {kept}" if kept else "interrupted")
         sys.exit(FAILED)
     except ValueError as error:
         if not _is_bad_input(error):
@@ -68,7 +72,10 @@ _BAD_INPUT_ERRORS = {
 }
 
 
-def _interrupt(_number: int, _frame: object) -> NoReturn:
+def _interrupt(number: int, _frame: object) -> NoReturn:
+    # Shell and kernel both say that the terminal is closed: the second word would break into what the first one began.
+    if number == signal.SIGHUP:
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

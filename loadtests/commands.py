@@ -10,7 +10,12 @@ import click
 
 from loadtests.swarm import SwarmProgress, run_swarm
 from simulation.experiments.edge import Edge
-from simulation.experiments.run_options import chosen_scenario, progress_bars, run_options
+from simulation.experiments.run_options import (
+    chosen_scenario,
+    progress_bars,
+    run_options,
+    telling_what_is_kept,
+)
 from simulation.scenario.schema import Scenario
 from simulation.scenario.workload import CompiledWorkload, compile_workload
 
@@ -89,13 +94,14 @@ def run_live_swarm(
                 completed=min(state.t_s, scenario.horizon_s),
             )
 
-        run_swarm(
-            scenario,
-            workload,
-            folder,
-            target_url=target,
-            api_key=os.environ.get("ANTHROPIC_API_KEY", "") if target else "",
-            workers=workers,
-            web=web,
-            on_progress=advance,
-        )
+        with telling_what_is_kept(folder):
+            run_swarm(
+                scenario,
+                workload,
+                folder,
+                target_url=target,
+                api_key=os.environ.get("ANTHROPIC_API_KEY", "") if target else "",
+                workers=workers,
+                web=web,
+                on_progress=advance,
+            )

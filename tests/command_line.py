@@ -26,7 +26,7 @@ def run_twinload(*arguments: str) -> Printed:
     """What `twinload ARGUMENTS` prints and its exit status; an error that nobody caught passes through."""
     # Texts over bytes, as a terminal's: JSON is printed as bytes.
     out, err = io.TextIOWrapper(io.BytesIO()), io.TextIOWrapper(io.BytesIO())
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         with (
             mock.patch.object(sys, "argv", ["twinload", *arguments]),
@@ -36,7 +36,8 @@ def run_twinload(*arguments: str) -> Printed:
         ):
             twinload.main()
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     status = ended.value.code
     assert isinstance(status, int)
     return Printed(status, _text(out), _text(err))

@@ -9,12 +9,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import pytest
 
 import twinload
 from reference_impl.telemetry.run_folder import read_requests
+from simulation.experiments.run_options import telling_what_is_kept
 from simulation.scenario.manifest import Manifest
 
 TRACE_HEAD = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
@@ -41,13 +42,14 @@ def command(
     """Runs `twinload ...` in an empty working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TWINLOAD_QUEUE", raising=False)
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
 
     def run(*arguments: str) -> Result:
         monkeypatch.setattr(sys, "argv", ["twinload", *arguments])
         with pytest.raises(SystemExit) as exit_:
             twinload.main()
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         printed = capsys.readouterr()
         assert isinstance(exit_.value.code, int)
         return Result(exit_.value.code, printed.out, printed.err)
@@ -252,7 +254,7 @@ def test_a_fault_that_does_not_fit_names_the_scenario_and_leaves_the_folder_free
     assert command("simulate", "mine.yaml", "--out", "run").status == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_simulation_keeps_what_it_recorded_and_is_marked_incomplete(
     tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -284,8 +286,75 @@ def test_an_interrupted_simulation_keeps_what_it_recorded_and_is_marked_incomple
     finally:
         process.kill()
     assert process.returncode == 1
-    assert (
-        err.strip() == "error: interrupted; what was recorded so far is kept and marked incomplete"
-    )
+    said = "interrupted; what was recorded so far is kept in run and marked incomplete"
+    assert err.strip() == f"error: {said}"
     assert not Manifest.read(tmp_path / "run").complete
     assert len(read_requests(tmp_path / "run")) > 1000
+
+
+def interrupt(*_arguments: object, **_more: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("arguments", "work", "said"),
+    [
+        (["simulate", "demo", "--out", "run"], "simulation.experiments.run_commands.compile_workload", ""),
+        (["simulate", "demo", "--out", "run"], "simulation.experiments.virtual_run.check_unused", "; nothing had begun, so nothing is kept"),
+        (["sweep", "mm1", "--vary", "seed=1", "--out", "run"], "simulation.experiments.commands.run_sweep", "; no run had finished, so nothing is kept"),
+        (["ledger", "--database", "ledger.db"], "reference_impl.database.commands.reader_of_dsn", ""),
+    ],
+)  # fmt: skip
+def test_an_interrupt_before_anything_was_written_promises_nothing(
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    work: str,
+    said: str,
+) -> None:
+    monkeypatch.setattr(work, interrupt)
+    result = command(*arguments)
+    assert (result.status, result.out) == (1, "")
+    assert result.err.strip() == f"error: interrupted{said}"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_sweep_says_where_its_finished_runs_are(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from simulation.experiments.sweep import sweep
+
+    def cut_short(*arguments: Any, **more: Any) -> NoReturn:
+        sweep(*arguments, **more)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("simulation.experiments.commands.run_sweep", cut_short)
+    arguments = ("--set", "horizon_s=20", "--vary", "seed=1,2", "--workers", "1", "--out", "kept")
+    result = command("sweep", "mm1", *arguments)
+    assert result.status == 1
+    said = "interrupted; finished runs (2) are kept in kept; --resume goes on"
+    assert result.err.strip() == f"error: {said}"
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ([], "nothing had begun, so nothing is kept"),
+        (["manifest.json"], "no request had been sent; run holds what was written until then"),
+        (
+            ["manifest.json", "requests.parquet"],
+            "what was recorded so far is kept in run and marked incomplete",
+        ),
+    ],
+)
+def test_an_interrupted_run_says_what_is_in_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    for name in written:
+        Path("run", name).touch()
+    with pytest.raises(KeyboardInterrupt) as interrupted, telling_what_is_kept(Path("run")):
+        raise KeyboardInterrupt
+    assert str(interrupted.value) == said

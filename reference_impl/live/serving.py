@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -13,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 import uvicorn
 
+from reference_impl.live.stop_signals import stop_signals
 from reference_impl.process_config import ConfigError
 
 __all__ = ["announce", "serving", "stop_on_signals"]
@@ -89,10 +89,10 @@ async def serving(
 
 
 def stop_on_signals() -> asyncio.Event:
-    """An event that SIGTERM or SIGINT sets."""
+    """An event that SIGTERM, SIGINT or the end of the terminal sets."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stop_signals():
         loop.add_signal_handler(number, stop.set)
     return stop
 

@@ -108,11 +108,10 @@ class Bench:
                 ):
                     yield runner
             except KeyboardInterrupt:
-                click.echo(
-                    f"{len(journal)} finished runs are kept in {self.folder}; --resume goes on",
-                    err=True,
-                )
-                raise
+                kept = "no run had finished, so nothing is kept"
+                if len(journal):
+                    kept = f"finished runs ({len(journal)}) are kept in {self.folder}; --resume goes on"
+                raise KeyboardInterrupt(kept) from None
 
     def finish(self, runs: pd.DataFrame, result: Mapping[str, object]) -> bool:
         """Write the runs as Parquet and the result as JSON beside them; True where text is wanted."""

@@ -12,7 +12,12 @@ import pandas as pd
 from simulation.experiments.command_bench import show_table
 from simulation.experiments.command_options import json_option
 from simulation.experiments.edge import Edge
-from simulation.experiments.run_options import chosen_scenario, progress_bars, run_options
+from simulation.experiments.run_options import (
+    chosen_scenario,
+    progress_bars,
+    run_options,
+    telling_what_is_kept,
+)
 from simulation.experiments.virtual_run import replay_of, run_virtual
 from simulation.scenario.schema import Scenario
 from simulation.scenario.spec import presets
@@ -80,7 +85,8 @@ def run_in_virtual_time(
         def advance(simulated_s: float, _ended: int) -> None:
             progress.update(bar, completed=min(simulated_s, scenario.horizon_s))
 
-        run_virtual(
-            scenario, workload, folder, edge.provenance(), lead_s=lead_s, on_progress=advance
-        )
+        with telling_what_is_kept(folder):
+            run_virtual(
+                scenario, workload, folder, edge.provenance(), lead_s=lead_s, on_progress=advance
+            )
         progress.update(bar, completed=scenario.horizon_s)

@@ -11,11 +11,13 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from reference_impl.telemetry.run_folder import REQUESTS_FILE
 from simulation.experiments.command_options import json_option, set_option
+from simulation.scenario.manifest import MANIFEST_NAME
 from simulation.scenario.schema import Scenario
 from simulation.scenario.spec import load_scenario, parse_overrides, with_trace
 
-__all__ = ["chosen_scenario", "progress_bars", "run_options"]
+__all__ = ["chosen_scenario", "progress_bars", "run_options", "telling_what_is_kept"]
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -70,6 +72,21 @@ def chosen_scenario(
     if speed != 1.0 or limit is not None:
         raise click.UsageError("--speed and --limit go with --trace")
     return chosen
+
+
+@contextlib.contextmanager
+def telling_what_is_kept(folder: Path) -> Iterator[None]:
+    """An interrupt of the run into `folder` says what it leaves there."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if (folder / REQUESTS_FILE).exists():
+            kept = f"what was recorded so far is kept in {folder} and marked incomplete"
+        elif (folder / MANIFEST_NAME).exists():
+            kept = f"no request had been sent; {folder} holds what was written until then"
+        else:
+            kept = "nothing had begun, so nothing is kept"
+        raise KeyboardInterrupt(kept) from None
 
 
 @contextlib.contextmanager

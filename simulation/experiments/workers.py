@@ -5,13 +5,14 @@ Each is a `concurrent.futures.Executor`, opened afresh when it broke.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
 from simulation.experiments.errors import ExperimentError
 
@@ -82,6 +83,44 @@ class InlineWorkers:
         executor.shutdown(wait=False)
 
 
+# What asks this program to stop: from the keyboard, from a supervisor, with the terminal.
+_STOP_SIGNALS: Final = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+
+
+class _Pool(ProcessPoolExecutor):
+    """Starts its processes, on `submit`, out of reach of what stops the program.
+
+    A worker that is told to stop before it can listen, or whose parent leaves in the middle of starting it, would print a
+    traceback.
+    """
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        with _stop_signals_deferred():
+            return super().submit(fn, *args, **kwargs)
+
+
+@contextlib.contextmanager
+def _stop_signals_deferred() -> Iterator[None]:
+    """What stops the program comes after the block. Processes that are started in it have these signals blocked."""
+    noted: list[int] = []
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    handlers = {}
+    # The mask is inherited, but is that of this thread alone: another one's takes the signal to the main thread's handler.
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
+    try:
+        for number in handlers:
+            signal.signal(number, lambda number, _frame: noted.append(number))
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if noted:
+            signal.raise_signal(noted[0])
+
+
 class LocalWorkers:
     """`count` processes of this machine, started afresh (spawn), so that they inherit no threads and no locks."""
 
@@ -99,7 +138,7 @@ class LocalWorkers:
 
     def open(self) -> Executor:
         self._others = frozenset(child.pid for child in multiprocessing.active_children())
-        return ProcessPoolExecutor(
+        return _Pool(
             self._count,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_start_worker,
@@ -112,12 +151,14 @@ class LocalWorkers:
         executor.shutdown(wait=False, cancel_futures=True)
         for child in multiprocessing.active_children():
             if child.pid not in self._others:
-                child.terminate()
+                child.kill()  # one that is still starting hears nothing else
 
 
 def _start_worker() -> None:
-    """A worker leaves Ctrl-C to its parent, and ends with it, however that ended."""
+    """A worker leaves Ctrl-C and a closed terminal to its parent, and ends with it, however that ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

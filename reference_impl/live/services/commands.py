@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-import signal
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -23,6 +22,7 @@ from reference_impl.live.services.registry import (
     services_up,
 )
 from reference_impl.live.services.server_process import ServiceUnavailable
+from reference_impl.live.stop_signals import stop_signals
 from reference_impl.queues.connect import URL_VARIABLE as QUEUE_VARIABLE
 
 __all__ = ["services", "settings_of"]
@@ -165,9 +165,9 @@ def _run(work: Coroutine[Any, Any, T], interrupted: str) -> T:
 
 
 async def _interruptible(work: Coroutine[Any, Any, T]) -> T:
-    """Ctrl-C and SIGTERM cancel the work at its next wait, so that they find nothing half done."""
+    """What asks to stop cancels the work at its next wait, so that they find nothing half done."""
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in stop_signals():
         loop.add_signal_handler(number, task.cancel)
     return await task
