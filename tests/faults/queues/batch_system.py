@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import psutil
 from anthropic import APIConnectionError, APIStatusError, AsyncAnthropic
 
@@ -22,6 +23,7 @@ from reference_impl.batches.worker import call_id
 from reference_impl.database.connect import store_of_dsn
 from reference_impl.database.entries import LedgerEntry
 from reference_impl.live.loop import run_live
+from reference_impl.telemetry import SystemEvent
 from simulation.scenario.schema import Scenario
 from simulation.scenario.spec import load_scenario
 from tests.loadtests.mock.process import read_log
@@ -37,11 +39,14 @@ Fault = Callable[[], Awaitable[None]]
 
 
 class Reconciled(NamedTuple):
-    """What ledger and mock say of a batch: calls beyond one a request, and how many of those the ledger shows."""
+    """What ledger and mock say of a batch: calls beyond one a request, and how many of those the ledger shows.
+
+    `started`: the instances that the gateway began.
+    """
 
     wasted: int
     recorded: int
-    instances: frozenset[str]
+    started: frozenset[str]
 
 
 def scenario(broker: str, name: str) -> Scenario:
@@ -92,7 +97,10 @@ def play(
     recorded = sum(row.attempts for row in rows) - requests
     print(f"{requests} requests, {len(calls)} calls, {wasted} wasted, {recorded} in the ledger")
     assert 0 <= wasted <= recorded, "a call that was made again is never hidden"
-    return Reconciled(wasted, recorded, frozenset(row.instance for row in rows))
+    lines = (folder / "events-gateway.jsonl").read_bytes().splitlines()
+    events = [msgspec.json.decode(line, type=SystemEvent) for line in lines]
+    started = {e.subject for e in events if e.kind == "instance" and e.detail["state"] == "booting"}
+    return Reconciled(wasted, recorded, frozenset(started))
 
 
 async def kill_an_instance() -> None:
