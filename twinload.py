@@ -33,9 +33,9 @@ def main() -> NoReturn:
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
         signal.signal(signal.SIGHUP, _interrupt)
     try:
-        cli.main(standalone_mode=False)
+        cli.main(prog_name="twinload", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        _show(error)
         sys.exit(BAD_INPUT)
     except (click.Abort, KeyboardInterrupt) as error:
         # What is kept, if anything, is said by the command that was at work; click hides that behind its own.
@@ -77,6 +77,17 @@ def _interrupt(number: int, _frame: object) -> NoReturn:
     if number == signal.SIGHUP:
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
+
+
+def _show(error: click.ClickException) -> None:
+    """What was wrong; of options and arguments, also where they are described. The help, where nothing was asked for."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+    elif context is None:
+        _complain(error.format_message())
+    else:
+        _complain(f"{error.format_message().rstrip('.')}; see {context.command_path} --help")
 
 
 def _complain(message: str) -> None:

@@ -30,7 +30,7 @@ __all__ = ["mock", "run_live_swarm", "swarm"]
     type=click.IntRange(0, 64),
     default=0,
     show_default=True,
-    help="Injector processes beside the first.",
+    help="Injector processes, under a master; 0: one process does everything.",
 )
 @click.option("--web", is_flag=True, help="Show Locust's page, on a loopback port.")
 @click.pass_obj
@@ -65,7 +65,7 @@ def mock(arguments: tuple[str, ...]) -> None:
     """Serve the mock of the LLM API on a loopback port (`twinload mock --help`)."""
     from loadtests.mock_llm import main as serve
 
-    serve(list(arguments))
+    serve(list(arguments), prog="twinload mock")
 
 
 def run_live_swarm(

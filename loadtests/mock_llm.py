@@ -13,7 +13,7 @@ import logging
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 import yaml
@@ -27,6 +27,7 @@ from reference_impl.live.loop import run_live
 from reference_impl.live.serving import announce, serving, stop_on_signals
 from reference_impl.prices import PriceError, PriceTable, load_prices
 from reference_impl.process_config import ConfigError
+from simulation.scenario.diagnosis import is_name
 from simulation.scenario.endpoint import (
     LIMIT_TIERS,
     EndpointProfile,
@@ -93,9 +94,9 @@ def _attempt_log(path: Path) -> AttemptLog:
         raise ConfigError(f"--log {path}: {error.strerror}; name another file") from None
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None, prog: str | None = None) -> None:
     """Entry point of `python -m loadtests.mock_llm` and of `twinload mock`."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parser(prog).parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         options = _options(arguments)
@@ -105,9 +106,15 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(2)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="mock", description="A mock of the Messages API with realistic latency and limits."
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, as of every command."""
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
+def _parser(prog: str | None) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=prog, description="A mock of the Messages API with realistic latency and limits."
     )
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--profile", default="fast", help="name of a shipped profile, or a file")
@@ -167,7 +174,8 @@ def _limits(name: str) -> LimitsSpec:
         raise ConfigError(f"--limits {name}: not YAML") from error
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the document"
+        field = ".".join(str(part) for part in first["loc"])
+        field = (field if is_name(field) else "a field (not shown)") if field else "the document"
         raise ConfigError(f"--limits {name}: {field}: {first['msg']}") from error
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-__all__ = ["diagnose", "unknown"]
+__all__ = ["diagnose", "is_name", "unknown"]
 
 _SHOWN = 12
 
@@ -17,10 +18,17 @@ _SHOWN = 12
 def unknown(what: str, found: str, allowed: Iterable[str]) -> str:
     """`unknown field 'x': did you mean 'y'?`, or the names that exist."""
     names = list(allowed)
+    if not is_name(found):
+        return f"unknown {what} (not shown: it looks like no name){_listed(names, ': expected one of ')}"
     close = difflib.get_close_matches(found, names, n=1, cutoff=0.6)
     if close:
         return f"unknown {what} {found!r}: did you mean {close[0]!r}?" + _listed(names, " Known: ")
     return f"unknown {what} {found!r}" + _listed(names, ": expected one of ")
+
+
+def is_name(text: str) -> bool:
+    """Whether a name that was read may be shown: a file of something else, secrets perhaps, is not to end up in a log."""
+    return re.fullmatch(r"[\w .,/()\[\]-]{0,80}", text) is not None
 
 
 def _listed(names: list[str], lead: str) -> str:

@@ -288,6 +288,8 @@ def _parse(text: str, origin: str) -> EndpointProfile:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "the document"
+        if first["type"] == "missing":  # what was found is the group around it, whatever that is
+            raise ProfileError(f"{origin}: {field}: missing; it has no default") from error
         found = repr(first["input"])
         shown = found if len(found) <= 80 else found[:77] + "..."
         raise ProfileError(f"{origin}: {field}: {first['msg']}; found {shown}") from error

@@ -7,6 +7,7 @@ out as one line that names the file, the field, what was found, and what is allo
 from __future__ import annotations
 
 import copy
+import difflib
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -84,7 +85,13 @@ def load_scenario(
         scenario = parse_scenario(shipped.read_text("utf-8"), origin=f"preset {name}", name=name)
         return override(scenario, overrides or {})
     path = Path(name_or_path)
-    if not path.is_file():
+    if path.is_dir():
+        raise ScenarioError(f"{path}: a folder; give the path of a YAML file")
+    if not path.exists():
+        if "/" in name or path.suffix in (".yaml", ".yml", ".json"):
+            raise ScenarioError(
+                f"{path}: no such file; give the path of a YAML file, or one of {', '.join(presets())}"
+            )
         raise ScenarioError(
             f"{unknown('scenario', name, presets())}; or give the path of a YAML file"
         )
@@ -206,19 +213,29 @@ def _anchor_files(document: dict[str, Any], folder: Path) -> None:
 def _replace_field(document: dict[str, Any], path: str, value: object) -> None:
     """Set `path` in a full dump, in which every field of the language is present."""
     here: Any = document
-    *parents, last = path.split(".")
-    for part in parents:
-        here = here[_key(here, part, path, document)]
-    # A copy: a later path may lead into it, and the caller's own is not to change.
-    here[_key(here, last, path, document)] = copy.deepcopy(value)
+    parts = path.split(".")
+    for depth, part in enumerate(parts, start=1):
+        key: str | int = part
+        if isinstance(here, list) and part.isdecimal() and int(part) < len(here):
+            key = int(part)
+        elif not (isinstance(here, dict) and part in here):
+            raise ScenarioError(_unknown_path(document, here, path, ".".join(parts[: depth - 1])))
+        if depth == len(parts):
+            # A copy: a later path may lead into it, and the caller's own is not to change.
+            here[key] = copy.deepcopy(value)
+        else:
+            here = here[key]
 
 
-def _key(here: Any, part: str, path: str, document: dict[str, Any]) -> Any:
-    if isinstance(here, dict) and part in here:
-        return part
-    if isinstance(here, list) and part.isdecimal() and int(part) < len(here):
-        return int(part)
-    raise ScenarioError(unknown("field", path, _paths(document)))
+def _unknown_path(document: dict[str, Any], here: Any, path: str, parent: str) -> str:
+    """The nearest path of all, or else what there is at `parent`, which is as far as `path` leads: to `here`."""
+    if not isinstance(here, (dict, list)):
+        return f"unknown field {path!r}: {parent} holds a value and no fields"
+    near = [known for known in _paths(document) if not path.startswith(f"{known}.")]
+    if difflib.get_close_matches(path, near, n=1):
+        return unknown("field", path, near)
+    keys = here if isinstance(here, dict) else range(len(here))
+    return unknown("field", path, [f"{parent}.{key}".removeprefix(".") for key in keys])
 
 
 def _paths(node: Any, prefix: str = "") -> list[str]:

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulation.scenario.arrival_spec import TraceArrivals
+from simulation.scenario.diagnosis import is_name
 from simulation.scenario.distributions import Floats
 from simulation.scenario.errors import TraceError
 
@@ -95,8 +96,10 @@ def _csv(file: Path, rows: list[list[str]]) -> Trace:
     elif {"timestamp", "request tokens", "response tokens"} <= set(header):
         names, read_times = ("timestamp", "request tokens", "response tokens"), _seconds
     else:
+        columns = ", ".join(header)[:80]
+        shown = (columns if is_name(columns) else "(not shown)") or "(none)"
         raise TraceError(
-            f"{file}: line 1: columns {', '.join(header)[:120] or '(none)'} are no known trace; expected "
+            f"{file}: line 1: columns {shown} are no known trace; expected "
             "TIMESTAMP,ContextTokens,GeneratedTokens (Azure), Timestamp,Request tokens,Response tokens (BurstGPT) or "
             "JSON lines with timestamp,input_length,output_length (Mooncake)"
         )

@@ -39,7 +39,7 @@ def refusal(*arguments: str) -> str:
     printed = run_twinload("ledger", *arguments)
     assert (printed.status, printed.out) == (2, "")
     (line,) = printed.err.splitlines()
-    assert line.startswith("Error: ")
+    assert line.startswith("error: ")
     return line
 
 
