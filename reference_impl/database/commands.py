@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 import msgspec
@@ -82,16 +82,17 @@ def ledger(
     for heading in (
         group,
         "requests",
-        "input",
-        "cached",
-        "output",
+        "input tokens",
+        "cached tokens",
+        "output tokens",
         "cost $",
         "saved $",
         "wasted $",
         "hits",
         "retries",
     ):
-        table.add_column(heading, justify="left" if heading == group else "right")
+        side: Literal["left", "right"] = "left" if heading == group else "right"
+        table.add_column(heading, justify=side, no_wrap=True)
     for row in (*rows, total(rows)):
         table.add_row(
             row.group or "(none)",
@@ -106,7 +107,9 @@ def ledger(
             f"{row.cache_hits:,}",
             f"{row.retries:,}",
         )
-    Console().print(table)
+    # As wide as it has to be: a figure that is broken in two reads as another one.
+    width = Console(width=1000).measure(table).maximum
+    Console(width=width).print(table)
     if exported is not None:
         click.echo(f"{exported:,} rows written to {export}")
 

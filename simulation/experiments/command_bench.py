@@ -140,17 +140,55 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def show_table(title: str, frame: pd.DataFrame) -> None:
-    """A frame as a table; numbers to the right, with four significant digits."""
-    table = Table(title=title, title_justify="left")
+    """A frame as a table; numbers to the right, with four significant digits.
+
+    No heading and no number is broken: a table that is wider than the terminal goes on below, under its first column.
+    Without a terminal it is as wide as it has to be.
+    """
+    console = Console()
     short = [str(column).rpartition(".")[2] for column in frame.columns]
-    for i, column in enumerate(frame.columns):
-        # The last part of a field's path says enough, unless two fields share it.
-        head = short[i] if short.count(short[i]) == 1 else str(column)
-        is_number = pd.api.types.is_numeric_dtype(frame[column])
-        table.add_column(head, justify="right" if i and is_number else "left", overflow="fold")
-    for row in frame.itertuples(index=False):
-        table.add_row(*(_text(value) for value in row))
-    Console().print(table)
+    # The last part of a field's path says enough, unless two fields share it.
+    heads = [
+        head if short.count(head) == 1 else str(column)
+        for head, column in zip(short, frame.columns, strict=True)
+    ]
+    cells = [[_text(value) for value in frame.iloc[:, i]] for i in range(len(heads))]
+    numeric = [_is_numeric(frame.iloc[:, i]) for i in range(len(heads))]
+    widths = [max(map(len, (head, *column))) for head, column in zip(heads, cells, strict=True)]
+    if not console.is_terminal:
+        console = Console(width=sum(widths) + 3 * len(widths) + len(title) + 1)
+    for number, columns in enumerate(_parts(widths, console.width)):
+        table = Table(title=None if number else title, title_justify="left")
+        for i in columns:
+            # Text that would fill a line by itself is what may be folded.
+            table.add_column(
+                heads[i],
+                justify="right" if i and numeric[i] else "left",
+                no_wrap=numeric[i] or widths[i] + 4 <= console.width // 2,
+                overflow="fold",
+            )
+        for row in zip(*(cells[i] for i in columns), strict=True):
+            table.add_row(*row)
+        console.print(table)
+
+
+def _parts(widths: Sequence[int], available: int) -> list[list[int]]:
+    """Columns that stand beside each other in `available` characters, the first one in every part."""
+    if sum(widths) + 3 * len(widths) + 1 <= available or len(widths) < 3:
+        return [list(range(len(widths)))]
+    parts: list[list[int]] = []
+    room = -1
+    for i, width in enumerate(widths[1:], start=1):
+        if width + 3 > room:
+            parts.append([0])
+            room = available - widths[0] - 4
+        parts[-1].append(i)
+        room -= width + 3
+    return parts
+
+
+def _is_numeric(column: pd.Series[Any]) -> bool:
+    return bool(pd.api.types.is_numeric_dtype(column))
 
 
 def _text(value: object) -> str:

@@ -5,6 +5,7 @@ For the command line to register; it hands in an `Edge` as click's context objec
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -217,7 +218,7 @@ def compare(
                 "high": pair.interval.high,
                 "p (Holm)": pair.p_value,
                 "settled": pair.settled,
-                "runs needed": pair.replications_needed,
+                "runs needed": math.nan if found.is_negligible(a, b) else pair.replications_needed,
             }
             for (a, b), pair in found.pairs.items()
         ]
@@ -236,7 +237,7 @@ def compare(
             f"{metric} of {bench.scenario.name}",
             summarise(found.runs, ["variant"], [metric], confidence),
         )
-        show_table(f"Differences, {confidence:.0%} together", pairs)
+        show_table(f"Differences in {metric}, {confidence:.0%} together", pairs)
         for sentence in found.verdict:
             click.echo(sentence)
         _show_notes(found.runs, ["variant"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,9 @@ from simulation.scenario.schema import Scenario
 from simulation.statistics import PairedDifference, compare_pairs
 
 __all__ = ["Comparison", "compare", "higher_is_better"]
+
+# Of the larger mean: a difference below this share is within what any model of a system is wrong by.
+NEGLIGIBLE: Final = 1e-3
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,12 @@ class Comparison:
         """The comparison of two variants, in the order in which it was made."""
         return self.pairs[(one, other) if (one, other) in self.pairs else (other, one)]
 
+    def is_negligible(self, one: str, other: str) -> bool:
+        """Whether no difference that the runs allow is worth a thought, settled or not."""
+        interval = self.between(one, other).interval
+        size = max(abs(self.means[one]), abs(self.means[other]))
+        return max(abs(interval.low), abs(interval.high)) <= NEGLIGIBLE * size
+
     @property
     def ranking(self) -> list[str] | None:
         """Variants best first; None where any two cannot be told apart."""
@@ -55,7 +65,12 @@ class Comparison:
         for better, worse in pairwise(order):
             pair = self.between(better, worse)
             ends = sorted(abs(end) for end in (pair.interval.low, pair.interval.high))
-            if pair.settled:
+            if self.is_negligible(better, worse) and ends[1] > 0:
+                sentences.append(
+                    f"{better} and {worse} make no difference that matters: {self.metric} differs by at most {ends[1]:.2g} "
+                    f"of {self.means[worse]:.4g}"
+                )
+            elif pair.settled:
                 sentences.append(
                     f"{better} is better than {worse}: {self.metric} by {ends[0]:.4g} to {ends[1]:.4g}"
                 )

@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from simulation.experiments.errors import ExperimentError
 from simulation.experiments.measuring import MeasuringSink, Row
 from simulation.kernel.errors import LimitExceeded
 from simulation.scenario.arrival_spec import TraceArrivals
@@ -60,7 +61,15 @@ def make_job(
     max_events: int = DEFAULT_MAX_EVENTS,
     wall_clock_limit_s: float | None = None,
 ) -> Job:
-    """The job of `scenario`, with another seed if one is given. Raises ScenarioError for a trace that cannot be read."""
+    """The job of `scenario`, with another seed if one is given. Raises ScenarioError for a trace that cannot be read.
+
+    Raises ExperimentError where the warm-up leaves nothing to measure.
+    """
+    if not isinstance(warm_up, str) and warm_up >= scenario.horizon_s:
+        raise ExperimentError(
+            f"--warm-up {warm_up:g}: leaves nothing to measure of {scenario.horizon_s:g} s; "
+            "make it shorter, or the runs longer (--set horizon_s=...)"
+        )
     if seed is not None:
         scenario = scenario.model_copy(update={"seed": seed})
     arrivals = scenario.workload.arrivals

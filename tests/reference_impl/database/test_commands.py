@@ -73,6 +73,16 @@ def test_the_ledger_command_shows_spend_and_exports(filled: str, tmp_path: Path)
     assert "10 rows written" in exported.out
 
 
+def test_the_ledgers_table_breaks_no_heading_and_no_figure(tmp_path: Path) -> None:
+    fill(str(tmp_path / "l.sqlite"))
+    shown = run_twinload("ledger", "--database", str(tmp_path / "l.sqlite")).out
+    assert "input tokens" in shown
+    (total,) = [line for line in shown.splitlines() if "total" in line]
+    (heading,) = [line for line in shown.splitlines() if "requests" in line]
+    assert all(name in heading for name in ("cached tokens", "wasted $", "hits", "retries"))
+    assert "0.1000" in total
+
+
 def test_a_scheme_that_is_no_ledger_s_is_refused_without_its_password() -> None:
     line = refusal("--database", "mysql://u:secret@h/d")
     assert "secret" not in line

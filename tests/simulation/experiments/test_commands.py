@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
+from simulation.experiments.command_bench import show_table
 from simulation.experiments.commands import COMMANDS
 from simulation.experiments.edge import Edge
 from simulation.scenario.errors import ScenarioError
@@ -139,6 +142,8 @@ def test_a_wall_clock_limit_cuts_a_run_short() -> None:
         (["compare", "mm1", "--variant", "a"], "expected NAME:FIELD=VALUE"),
         (["compare", "mm1", "--variant", "as is:seed=1"], "the name 'as is' is taken"),
         (["compare", "mm1", "--variant", "a:seed=1", "--warm-up", "mser5"], "one warm-up for all"),
+        (["sweep", *SMALL, "--vary", "seed=1", "--warm-up", "500"], "leaves nothing to measure of 200 s"),
+        (["compare", *SMALL, "--variant", "a:seed=1", "--warm-up", "200"], "leaves nothing to measure"),
         (["capacity", "mm1"], "has no slos"),
         (["sensitivity", "mm1", "--factor", "seed=1"], "expected LOW,HIGH"),
     ],
@@ -163,3 +168,42 @@ def test_bad_input_is_one_line_and_leaves_no_folder(arguments: list[str], messag
 )
 def test_options_that_do_not_fit_together_are_a_usage_error(arguments: list[str]) -> None:
     assert invoke(*arguments).exit_code == 2
+
+
+def test_a_difference_that_cannot_matter_is_called_so_and_asks_for_no_more_runs() -> None:
+    variant = "slow: network.client_gateway_s={kind: constant, value: 1e-9}"
+    arguments = ["compare", *SMALL, "--variant", variant, "-r", "3"]
+    found: Any = document(*arguments)
+    (pair,) = found["pairs"]
+    assert 0 < pair["difference"] < 1e-6
+    assert pair["runs needed"] is None
+    (sentence,) = found["verdict"]
+    assert "make no difference that matters: latency_mean_s differs by at most " in sentence
+    assert "Differences in latency_mean_s, 95% together" in invoke(*arguments, "--resume").stdout
+
+
+WIDE = pd.DataFrame(
+    {"workload.arrivals.rate_per_s": [0.25], **{f"a_long_heading_{i}_s": [i / 8] for i in range(9)}}
+)
+
+
+def test_a_table_without_a_terminal_is_as_wide_as_it_has_to_be(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    show_table("Wide", WIDE)
+    lines = capsys.readouterr().out.splitlines()
+    (heading,) = [line for line in lines if "rate_per_s" in line]
+    assert all(f"a_long_heading_{i}_s" in heading for i in range(9))
+
+
+def test_a_table_wider_than_the_terminal_goes_on_below_with_every_word_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    show_table("Wide", WIDE)
+    out = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert max(map(len, out.splitlines())) <= 80
+    words = out.split()
+    assert all(words.count(f"a_long_heading_{i}_s") == 1 for i in range(9))
+    assert words.count("rate_per_s") == words.count("0.25") - 1 > 1  # and a figure of 0.25
