@@ -26,7 +26,8 @@ def run_twinload(*arguments: str) -> Printed:
     """What `twinload ARGUMENTS` prints and its exit status; an error that nobody caught passes through."""
     # Texts over bytes, as a terminal's: JSON is printed as bytes.
     out, err = io.TextIOWrapper(io.BytesIO()), io.TextIOWrapper(io.BytesIO())
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
     try:
         with (
             mock.patch.object(sys, "argv", ["twinload", *arguments]),

@@ -43,7 +43,8 @@ def command(
     """Runs `twinload ...` in an empty working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TWINLOAD_QUEUE", raising=False)
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
 
     def run(*arguments: str) -> Result:
         monkeypatch.setattr(sys, "argv", ["twinload", *arguments])
