@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from simulation.scenario.distributions import AnyDistribution, Distribution, Floats
+from simulation.scenario.parametric import Hyperexponential
 from simulation.scenario.random_streams import generator
 
 adapter: TypeAdapter[AnyDistribution] = TypeAdapter(Distribution)
@@ -66,7 +67,9 @@ def test_a_quantile_never_falls_and_the_scalar_agrees_with_the_column(
     assert 0 <= distribution.quantile(low) <= distribution.quantile(high) * (1 + 1e-12)
     column = distribution.quantiles(np.array([low, high]))
     scalars = [distribution.quantile(low), distribution.quantile(high)]
-    assert column == pytest.approx(scalars, rel=1e-7, abs=1e-300)
+    # Near 0 a quantile that is iterated for is as fine as its logarithm is, and no finer.
+    least = distribution._tolerance if isinstance(distribution, Hyperexponential) else 1e-300
+    assert column == pytest.approx(scalars, rel=1e-7, abs=least)
 
 
 @pytest.mark.parametrize("document", EXAMPLES, ids=NAMES)
