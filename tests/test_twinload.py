@@ -305,6 +305,8 @@ def test_a_fault_that_does_not_fit_names_the_scenario_and_leaves_the_folder_free
 def test_an_interrupted_simulation_keeps_what_it_recorded_and_is_marked_incomplete(
     tmp_path: Path, number: signal.Signals
 ) -> None:
+    # Whoever runs the tests may ignore it (nohup), and a child inherits that.
+    former = signal.signal(number, signal.SIG_DFL)
     process = subprocess.Popen(
         [
             sys.executable,
@@ -322,6 +324,7 @@ def test_an_interrupted_simulation_keeps_what_it_recorded_and_is_marked_incomple
         stderr=subprocess.PIPE,
         text=True,
     )
+    signal.signal(number, former)
     partial = tmp_path / "run" / "requests.parquet.partial"
     try:
         # The first batch of rows is on disk when the file has grown beyond its magic number.

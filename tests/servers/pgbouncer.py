@@ -9,7 +9,6 @@ import atexit
 import functools
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -104,7 +103,7 @@ class PgbouncerProcess:
 
     def close(self) -> None:
         if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGQUIT)  # at once, whatever its clients do
+            self._process.kill()  # at once, whatever its clients do, and whatever signals it was born to ignore
             self._process.wait(timeout=30)
         shutil.rmtree(self._folder, ignore_errors=True)
 
