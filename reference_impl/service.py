@@ -23,7 +23,6 @@ from starlette.routing import Route
 from reference_impl.batches.routes import BatchRoutes
 from reference_impl.errors import (
     AuthenticationFailed,
-    InvalidRequest,
     PayloadTooLarge,
     ServiceError,
 )
@@ -31,8 +30,9 @@ from reference_impl.http_errors import REQUEST_ID_HEADER, error_document, routin
 from reference_impl.instances.port import InstanceMetrics
 from reference_impl.llm.port import MessagesPort
 from reference_impl.llm.wire import ATTEMPTS_HEADER, OUTCOME_HEADER
-from reference_impl.messages import TAG_HEADER, Call, Chunk, MaxTokens, RequestTag
+from reference_impl.messages import TAG_HEADER, Call, Chunk, RequestTag
 from reference_impl.metrics import ServiceMetrics
+from reference_impl.request_head import read_head
 from reference_impl.telemetry import RequestTrace
 
 __all__ = [
@@ -59,18 +59,6 @@ STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
 ]
-
-
-class _Head(msgspec.Struct):
-    """The fields of a Messages request that decisions need; the rest is the endpoint's business."""
-
-    model: str
-    max_tokens: MaxTokens
-    messages: list[msgspec.Raw]
-    stream: bool = False
-
-
-_decode_head = msgspec.json.Decoder(_Head).decode
 
 
 class MessagesEndpoint:
@@ -149,10 +137,7 @@ class MessagesEndpoint:
     def _call(self, scope: Scope, body: bytes) -> Call:
         headers = dict(scope["headers"])
         tenant = self.authenticate(headers)
-        try:
-            head = _decode_head(body)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise InvalidRequest(f"the body is no Messages request: {error}") from error
+        head = read_head(body, "the body is no Messages request")
         raw_tag = headers.get(TAG_HEADER.encode())
         tag = RequestTag.decode(raw_tag.decode("latin-1")) if raw_tag else None
         input_tokens = len(body) // 4

@@ -6,32 +6,15 @@ is wrong has an `errored` result, and the others are answered.
 
 from __future__ import annotations
 
-import msgspec
-
 from reference_impl.errors import InvalidRequest
-from reference_impl.messages import MaxTokens
+from reference_impl.request_head import RequestHead, read_head
 
-__all__ = ["BatchParams", "parse_params"]
-
-
-class BatchParams(msgspec.Struct):
-    """The fields of a Messages request that decisions need; the rest is the endpoint's business."""
-
-    model: str
-    max_tokens: MaxTokens
-    messages: list[msgspec.Raw]
-    stream: bool = False
+__all__ = ["parse_params"]
 
 
-_decode = msgspec.json.Decoder(BatchParams).decode
-
-
-def parse_params(body: bytes) -> BatchParams:
-    """The fields of a request's `params`. Raises InvalidRequest that names what is wrong."""
-    try:
-        params = _decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequest(f"params: {error}") from error
+def parse_params(body: bytes) -> RequestHead:
+    """The head of a request's `params`. Raises InvalidRequest that names what is wrong."""
+    params = read_head(body, "params")
     if params.stream:
         raise InvalidRequest("params.stream: cannot be true in a batch")
     return params

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from reference_impl.batches.params import BatchParams, parse_params
+from reference_impl.batches.params import parse_params
 from reference_impl.batches.port import BatchStore, Claim, ResultKind
 from reference_impl.batches.service import TASK_TYPE
 from reference_impl.database.accounting import BYTES_PER_TOKEN, most_nanousd
@@ -26,6 +26,7 @@ from reference_impl.messages import ATTEMPT_STRIDE, Call, RequestTag, Usage
 from reference_impl.prices import PriceTable
 from reference_impl.queues.effects import Begun, EffectsUnavailable
 from reference_impl.queues.port import QueuedTask
+from reference_impl.request_head import NO_HEAD, RequestHead
 from reference_impl.sane_text import sane_text
 from reference_impl.task_processor import TaskProcessor
 from reference_impl.telemetry import RequestTrace
@@ -35,8 +36,6 @@ __all__ = ["BatchWorker", "call_id"]
 
 # Beyond the time of an answer: what a handler may take that heeds its own limit.
 _GRACE_S = 10.0
-# Of a request that is wrong and never called for.
-_NONE = BatchParams("", 0, [])
 
 
 class _Effect(msgspec.Struct):
@@ -151,7 +150,7 @@ class BatchWorker:
         try:
             params = parse_params(claim.params)
         except InvalidRequest as error:
-            params, wrong = _NONE, error
+            params, wrong = NO_HEAD, error
         call = self._answered[task.key] = self._call_of(task, claimed, params)
         try:
             return await self._effect_of(task, claim, call, wrong)
@@ -224,7 +223,7 @@ class BatchWorker:
             if self._budgets is not None and reservation is not None:
                 self._budgets.settle(reservation, cost_nanousd)
 
-    def _call_of(self, task: QueuedTask, claimed: _Claimed, params: BatchParams) -> Call:
+    def _call_of(self, task: QueuedTask, claimed: _Claimed, params: RequestHead) -> Call:
         """The call of a run. Its trace begins where the batch was taken in; runs before this one are waits in the queue."""
         claim = claimed.claim
         tag = RequestTag.of_custom_id(claim.custom_id) if self._tags else None

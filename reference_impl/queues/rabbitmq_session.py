@@ -217,7 +217,7 @@ class RabbitMQSession:
         return name
 
     def delay_queues(self) -> set[str]:
-        """Those that were used through this session."""
+        """Those that were used through this connection."""
         return {self.layout.delay_name(tier_ms) for tier_ms in self._tiers}
 
     # -- consuming ----------------------------------------------------------------------------------------------------

@@ -129,6 +129,7 @@ def test_events_of_a_stream_arrive_as_they_are_made_and_not_at_the_end() -> None
         (b'{"model": "m", "max_tokens": 1%b, "messages": []}' % (b"0" * 400), "max_tokens"),
         (b'{"model": "m", "max_tokens": 1, "messages": "hi"}', "$.messages"),
         (b"\xff\xfe", "no Messages request"),
+        (b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "no Messages request"),
     ],
 )
 def test_a_bad_body_is_refused_in_the_shape_of_the_api(body: bytes, said: str) -> None:
